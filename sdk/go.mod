@@ -1,0 +1,3 @@
+module github.com/kelson-io/kelson/sdk
+
+go 1.26.0
