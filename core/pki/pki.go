@@ -104,7 +104,7 @@ func New(cfg Config) *Store {
 	if cfg.Admin.Mode == 0 {
 		cfg.Admin.Mode = 0o600
 	}
-	return &Store{cfg: cfg, write: writeFile}
+	return &Store{cfg: cfg, write: datadir.WriteFile}
 }
 
 // parallel runs every function and returns the first error in list order.
