@@ -1,0 +1,122 @@
+package logging
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/go-logr/logr"
+	"github.com/hashicorp/go-hclog"
+	"k8s.io/klog/v2"
+)
+
+// InstallKlog leads klog, and what asks it for a contextual logger, into log.
+// Warnings and errors keep their level. verbosity is klog's -v: at 0 the
+// components' info lines, which are noise to a user, become debug lines; from 1
+// on they stay at info, those of V(1) to V(verbosity) included.
+func InstallKlog(log hclog.Logger, verbosity int) {
+	s := &klogSink{log: log, info: hclog.Debug, verbosity: verbosity}
+	if verbosity > 0 {
+		s.info = hclog.Info
+	}
+	var level klog.Level // a handle on klog's own, global level
+	_ = level.Set(strconv.Itoa(verbosity))
+	// The buffer of a printf-style call is the only place where a warning can be
+	// told from an info line: logr knows no warnings.
+	klog.SetLoggerWithOptions(logr.New(s), klog.ContextualLogger(true), klog.WriteKlogBuffer(s.writeLine))
+}
+
+// klogSink is klog's logr backend.
+type klogSink struct {
+	log       hclog.Logger
+	info      hclog.Level // what an info line becomes
+	verbosity int
+}
+
+var _ logr.LogSink = (*klogSink)(nil)
+
+func (s *klogSink) Init(logr.RuntimeInfo) {}
+
+func (s *klogSink) Enabled(v int) bool { return v <= s.verbosity && s.log.GetLevel() <= s.info }
+
+func (s *klogSink) Info(_ int, msg string, kv ...any) { s.log.Log(s.info, msg, plain(kv)...) }
+
+func (s *klogSink) Error(err error, msg string, kv ...any) {
+	args := plain(kv)
+	if err != nil {
+		args = append(args, "err", err.Error())
+	}
+	s.log.Error(msg, args...)
+}
+
+func (s *klogSink) WithValues(kv ...any) logr.LogSink {
+	return &klogSink{log: s.log.With(plain(kv)...), info: s.info, verbosity: s.verbosity}
+}
+
+func (s *klogSink) WithName(name string) logr.LogSink {
+	return &klogSink{log: s.log.Named(name), info: s.info, verbosity: s.verbosity}
+}
+
+// writeLine takes a formatted line, `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg`.
+// klog holds its lock meanwhile, and reuses line afterwards.
+func (s *klogSink) writeLine(line []byte) {
+	level, msg := s.parseLine(line)
+	if s.log.GetLevel() <= level {
+		s.log.Log(level, msg)
+	}
+}
+
+func (s *klogSink) parseLine(line []byte) (hclog.Level, string) {
+	line = bytes.TrimSpace(line)
+	header, msg, ok := bytes.Cut(line, []byte("] "))
+	if !ok || len(header) < 5 || header[1] < '0' || header[1] > '9' {
+		return s.info, string(line)
+	}
+	switch header[0] {
+	case 'W':
+		return hclog.Warn, string(msg)
+	case 'E', 'F':
+		return hclog.Error, string(msg)
+	case 'I':
+		return s.info, string(msg)
+	default:
+		return s.info, string(line)
+	}
+}
+
+// plain renders values that know how to show themselves, as klog's own output
+// does, and makes the list even.
+func plain(kv []any) []any {
+	out := slices.Clone(kv)
+	if len(out)%2 == 1 {
+		out = append(out, "(missing)")
+	}
+	for i := range out {
+		if i%2 == 0 {
+			out[i] = fmt.Sprint(out[i])
+			continue
+		}
+		out[i] = render(out[i])
+	}
+	return out
+}
+
+// render survives the panic of a method on a nil pointer: logging must not fail.
+func render(v any) (out any) {
+	defer func() {
+		if p := recover(); p != nil {
+			out = fmt.Sprintf("<panic: %v>", p)
+		}
+	}()
+	switch v := v.(type) {
+	case fmt.Stringer:
+		return v.String()
+	case error:
+		return v.Error()
+	case logr.Marshaler:
+		return v.MarshalLog()
+	default:
+		return v
+	}
+}
