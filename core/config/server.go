@@ -22,6 +22,8 @@ type Server struct {
 	Controller Component
 	Node       Node
 	Addons     Addons
+
+	Warnings []string // what was accepted without effect, for the log
 }
 
 // Log says how the host writes its log.
@@ -37,6 +39,24 @@ type Token struct {
 	Value string // never logged, never printed by config show
 	File  string
 }
+
+// String says whether there is a token, never which.
+func (t Token) String() string {
+	switch {
+	case t.Value != "":
+		return "<secret>"
+	case t.File != "":
+		return "from " + t.File
+	default:
+		return "none"
+	}
+}
+
+// GoString is String, so that %#v prints no secret either.
+func (t Token) GoString() string { return t.String() }
+
+// MarshalText is String, so that no encoder writes the secret.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 // API is the listener and identity of kube-apiserver.
 type API struct {
