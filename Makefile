@@ -1,0 +1,76 @@
+# Kelson is built by this file alone; `make help` lists what it does.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# N of the release v1.x.y+kelson<N>, and how hard the payload is compressed.
+KELSON_REVISION ?= 1
+PAYLOAD_LEVEL   ?= 3
+# Arguments of `make run`, for example ARGS="--data-dir /tmp/k".
+ARGS            ?=
+
+export GOFLAGS := -trimpath -tags=netgo,osusergo,sqlite_omit_load_extension,providerless,urfave_cli_no_docs,no_btrfs,no_devmapper,no_zfs,no_aufs,grpcnotrace,static_build
+
+BUILD    = go run ./embed/build -revision $(KELSON_REVISION)
+DEBS     = gcc libc6-dev libseccomp-dev pkg-config zstd git
+# Packages that link neither Kubernetes nor containerd are tested with -race.
+HEAVY    = k8s.io/(kubernetes|apiserver|client-go|kubectl)|containerd/containerd
+PACKAGES = $$(go list -f '{{.ImportPath}}' ./core/... ./cmd/... ./embed/... | grep -v /core/internal/e2e)
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Build, then start a server (as root)
+	exec dist/kelson server $(ARGS)
+
+.PHONY: build
+build: deps images ## Build dist/kelson, compressed fast
+	$(BUILD) -level $(PAYLOAD_LEVEL)
+
+.PHONY: dist
+dist: ## Build dist/kelson as it is shipped, and check its size
+	$(MAKE) build PAYLOAD_LEVEL=19
+	@size=$$(stat -c %s dist/kelson); echo "dist/kelson: $$size bytes, budget 115343360"; test $$size -le 115343360
+
+.PHONY: images
+images: deps ## Build the system images to dist/images
+	@if [ -d embed/images/build ]; then go run ./embed/images/build -out dist/images; fi
+
+.PHONY: test
+test: build test-unit test-e2e ## Build and run all tests (as root)
+
+.PHONY: test-unit
+test-unit: ## Run the tests of the packages
+	@all=$(PACKAGES); heavy=$$(go list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $$all | grep -E '$(HEAVY)' | cut -d' ' -f1 || true); \
+	light=$$(grep -vxF -f <(printf '%s\n' "$$heavy") <(printf '%s\n' $$all) || true); \
+	export KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload; \
+	go test -race $$light; [ -z "$$heavy" ] || go test $$heavy
+
+.PHONY: test-e2e
+test-e2e: ## Run the end-to-end tests on dist/kelson (as root)
+	KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload go test ./core/internal/e2e/... -count=1 -timeout 30m
+
+.PHONY: lint
+lint: ## Run the linters
+	go tool golangci-lint run ./...
+
+.PHONY: bench
+bench: build ## Measure the budgets of the architecture (as root)
+	KELSON=$(CURDIR)/dist/kelson go test ./core/internal/bench/... -count=1 -timeout 90m -v -bench . -run '^$$'
+
+.PHONY: clean
+clean: ## Remove dist; downloads and the Go build cache stay
+	rm -rf dist
+
+.PHONY: deps
+deps: ## Install the Debian packages that the build needs
+	@missing=$$(dpkg-query -W -f='$${Package} $${Status}\n' $(DEBS) 2>/dev/null | awk '/install ok installed/ { have[$$1] } END { n = split("$(DEBS)", want, " "); for (i = 1; i <= n; i++) if (!(want[i] in have)) print want[i] }'); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "the build needs Debian packages; as root: apt-get install -y --no-install-recommends" $$missing >&2; exit 1; fi; \
+	apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+.PHONY: debian-lock
+debian-lock: deps ## Pin the Debian packages of bin/aux anew in embed/debian.lock
+	$(BUILD) -update-debian-lock
