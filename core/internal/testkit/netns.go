@@ -54,16 +54,16 @@ func NewNetwork(t testing.TB, cfg NetworkConfig) *Network {
 	t.Cleanup(func() {
 		for _, name := range []string{n.node, n.outside} {
 			if _, err := os.Stat(filepath.Join(netnsDir, name)); err == nil {
-				run(t, "ip", "netns", "delete", name)
+				ip(t, "netns", "delete", name)
 			}
 		}
 	})
-	run(t, "ip", "netns", "add", n.node)
-	run(t, "ip", "netns", "add", n.outside)
-	run(t, "ip", "-n", n.node, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", n.outside)
+	ip(t, "netns", "add", n.node)
+	ip(t, "netns", "add", n.outside)
+	ip(t, "-n", n.node, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", n.outside)
 	for _, ns := range []string{n.node, n.outside} {
-		run(t, "ip", "-n", ns, "link", "set", "lo", "up")
-		run(t, "ip", "-n", ns, "link", "set", "eth0", "up")
+		ip(t, "-n", ns, "link", "set", "lo", "up")
+		ip(t, "-n", ns, "link", "set", "eth0", "up")
 	}
 	if cfg.Families != IPv6 {
 		n.Addr4, n.Outside4 = netip.MustParseAddr("10.99.0.2"), netip.MustParseAddr("10.99.0.1")
@@ -81,7 +81,7 @@ func (n *Network) assign(t testing.TB, node, outside netip.Addr, bits int, noRou
 	n.addAddr(t, n.node, node, bits)
 	n.addAddr(t, n.outside, outside, bits)
 	if !noRoute {
-		run(t, "ip", "-n", n.node, "route", "add", "default", "via", outside.String(), "dev", "eth0")
+		ip(t, "-n", n.node, "route", "add", "default", "via", outside.String(), "dev", "eth0")
 	}
 }
 
@@ -91,15 +91,15 @@ func (n *Network) addAddr(t testing.TB, ns string, addr netip.Addr, bits int) {
 	if addr.Is6() {
 		args = append(args, "nodad") // usable at once
 	}
-	run(t, "ip", args...)
+	ip(t, args...)
 }
 
 // MoveAddr4 gives the node another IPv4 address, as a new DHCP lease would.
 func (n *Network) MoveAddr4(t testing.TB, to netip.Addr) {
 	t.Helper()
-	run(t, "ip", "-n", n.node, "addr", "del", netip.PrefixFrom(n.Addr4, 24).String(), "dev", "eth0")
+	ip(t, "-n", n.node, "addr", "del", netip.PrefixFrom(n.Addr4, 24).String(), "dev", "eth0")
 	n.addAddr(t, n.node, to, 24)
-	run(t, "ip", "-n", n.node, "route", "replace", "default", "via", n.Outside4.String(), "dev", "eth0")
+	ip(t, "-n", n.node, "route", "replace", "default", "via", n.Outside4.String(), "dev", "eth0")
 	n.Addr4 = to
 }
 
@@ -183,12 +183,12 @@ func inNamespace(path string, fn func() error) error {
 	return <-result
 }
 
-// run executes a host tool and fails t with its output.
-func run(t testing.TB, name string, args ...string) {
+// ip runs the host's ip and fails t with its output.
+func ip(t testing.TB, args ...string) {
 	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
+	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }
 

@@ -73,8 +73,7 @@ func NewServer(t testing.TB, cfg ServerConfig) *Server {
 	if os.Geteuid() != 0 {
 		t.Fatal("needs root: it makes network namespaces and starts containers")
 	}
-	// Unix sockets end at 108 bytes: t.TempDir is too deep.
-	base, err := os.MkdirTemp("/tmp", "kt-")
+	base, err := os.MkdirTemp("/tmp", "kt-") //nolint:usetesting // t.TempDir is too long for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +141,9 @@ func (p *running) ended() bool {
 		return false
 	}
 }
+
+// SetEnv adds to the environment of later starts and commands.
+func (s *Server) SetEnv(env ...string) { s.env = append(s.env, env...) }
 
 // PID is the process of the last start: launcher first, then the host.
 func (s *Server) PID() int {

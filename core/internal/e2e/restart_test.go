@@ -1,0 +1,64 @@
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kelson-io/kelson/core/internal/testkit"
+)
+
+func TestStopInOrderAndKeepContainers(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testkit.NetworkConfig{})
+	s.Start(t)
+	s.WaitNode(t, booted)
+	runPod(t, s, "survivor")
+	s.WaitPods(t, booted, "kube-system", "", systemPods)
+	before := containerIDs(t, s)
+
+	if took := s.Stop(t, 20*time.Second); took > 10*time.Second {
+		t.Errorf("stop took %v, at most 10s", took)
+	}
+	for _, child := range [][]string{{"containerd"}, {"kelson-host"}, {"kelson"}} {
+		if p, ok := s.Child(t, child...); ok {
+			t.Errorf("still running after the stop: %v", p)
+		}
+	}
+	if _, ok := s.Child(t, "sleep"); !ok {
+		t.Fatal("the pod's process did not survive the stop")
+	}
+
+	s.Start(t)
+	s.WaitNode(t, booted)
+	sameIDs(t, before, containerIDs(t, s))
+	if out := s.Exec(t, "default", "survivor", "echo", "hello"); strings.TrimSpace(out) != "hello" {
+		t.Errorf("exec after restart: %q", out)
+	}
+}
+
+func TestCrashKeepsContainers(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testkit.NetworkConfig{}, bare...)
+	s.Start(t)
+	s.WaitNode(t, booted)
+	runPod(t, s, "survivor")
+	before := containerIDs(t, s)
+	s.Kill(t)
+	s.Start(t)
+	s.WaitNode(t, booted)
+	sameIDs(t, before, containerIDs(t, s))
+	runPod(t, s, "newcomer")
+}
+
+func TestInterruptStopsLikeTerminate(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testkit.NetworkConfig{}, bare...)
+	s.Start(t)
+	s.WaitAPI(t, booted)
+	s.Signal(t, syscall.SIGINT)
+	if code := s.WaitExit(t, 20*time.Second); code != 0 {
+		t.Errorf("exit code %d after SIGINT\n%s", code, s.Tail(20))
+	}
+}
