@@ -9,6 +9,31 @@ import (
 	"syscall"
 )
 
+// WriteFile makes path hold data with the given mode, whatever umask says.
+// After a crash at any moment the file has either its old content or all of
+// data; when WriteFile returns, data is on the disk. The folder must exist.
+func WriteFile(path string, data []byte, mode os.FileMode) error {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Chmod(mode)
+	}
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(tmp.Name()))
+	}
+	return syncDir(dir)
+}
+
 // MkdirAll makes path a folder that belongs to the current user and that grants
 // no more than mode. Missing folders are made; those above the last with 0755
 // at most. A folder that exists with wider permissions is narrowed; one that
