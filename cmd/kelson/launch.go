@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/datadir"
+	"github.com/kelson-io/kelson/core/datadir/payload"
+)
+
+// freeForState is what a server needs beside the payload to begin with: the
+// database, images and logs of an empty cluster.
+const freeForState = 256 << 20
+
+// launch becomes kelson-host; it returns only errors.
+func launch(argv, environ []string) error {
+	early, err := config.FindEarly(argv[1:], environ)
+	if err != nil {
+		return fmt.Errorf("find data dir: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own executable: %w", err)
+	}
+	p, err := payload.Open(self)
+	if err != nil {
+		return err
+	}
+	verb := verbOf(argv)
+	starts := verb == "server" || verb == "agent"
+	if starts {
+		if err := mayStart(early.DataDir, p); err != nil {
+			return err
+		}
+	}
+	dir, err := prepare(early.DataDir, p, starts)
+	if err != nil {
+		return err
+	}
+	bin := filepath.Join(dir, "bin")
+	env := withPath(environ, filepath.Join(filepath.Dir(dir), "cni"), bin, early.PreferBundledBin)
+	host := filepath.Join(bin, "kelson-host")
+	return fmt.Errorf("start %s: %w", host, syscall.Exec(host, argv, env))
+}
+
+// verbOf returns the first argument that is a verb or, if Kelson was called by
+// the name of a client, that name.
+func verbOf(argv []string) string {
+	if name := filepath.Base(argv[0]); slices.Contains([]string{"kubectl", "ctr", "crictl"}, name) {
+		return name
+	}
+	for i := 1; i < len(argv); i++ {
+		switch a := argv[i]; {
+		case slices.Contains([]string{"--data-dir", "-d", "--config", "-c"}, a):
+			i++ // its value is no verb
+		case !strings.HasPrefix(a, "-"):
+			return a
+		}
+	}
+	return ""
+}
+
+// mayStart refuses a start that must fail, before anything changes.
+func mayStart(root string, p *payload.File) error {
+	if os.Geteuid() != 0 {
+		return &refusal{errors.New("a server or agent must run as root"), "run it with sudo, or as a system service"}
+	}
+	need := int64(freeForState)
+	if _, err := os.Stat(filepath.Join(root, "data", p.SHA256)); err != nil {
+		need += p.Size
+	}
+	return datadir.Check(root, need)
+}
+
+// prepare returns the folder of the extracted payload: under the data dir if
+// it is there or this user may put it there, else in a place of the user's own.
+func prepare(root string, p *payload.File, starts bool) (string, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	opt := datadir.ExtractOptions{Activate: starts, Log: logger()}
+	if starts || os.Geteuid() == 0 {
+		return datadir.Extract(ctx, root, p, opt)
+	}
+	if dir := filepath.Join(root, "data", p.SHA256); isExecutable(filepath.Join(dir, "bin", "kelson-host")) {
+		return dir, nil
+	}
+	var errs []error
+	for _, place := range ownPlaces(root) {
+		dir, err := datadir.Extract(ctx, place, p, opt)
+		if err == nil {
+			return dir, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// ownPlaces are where a user who is not root may have the payload.
+func ownPlaces(root string) []string {
+	var places []string
+	if root != datadir.Default {
+		places = append(places, root)
+	}
+	home, err := os.UserHomeDir()
+	if err == nil {
+		places = append(places, filepath.Join(home, ".kelson"))
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		places = append(places, filepath.Join(cache, "kelson"))
+	}
+	// The owner of a folder there is checked, so nobody else's is used.
+	return append(places, filepath.Join(os.TempDir(), fmt.Sprintf("kelson-%d", os.Geteuid())))
+}
+
+func isExecutable(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0
+}
+
+// logger tells the story of an extraction on standard error, which scripts do
+// not read. A verb that finds all in place logs nothing.
+func logger() hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: "kelson", Output: os.Stderr, Level: hclog.Info})
+}
+
+// withPath returns environ with a PATH that finds the CNI plugins and our own
+// programs first, and the bundled userspace tools after the host's, or before
+// them if preferred.
+func withPath(environ []string, cni, bin string, bundledFirst bool) []string {
+	host := os.Getenv("PATH")
+	var out []string
+	for _, kv := range environ {
+		if !strings.HasPrefix(kv, "PATH=") {
+			out = append(out, kv)
+		}
+	}
+	aux := filepath.Join(bin, "aux")
+	parts := []string{cni, bin, host, aux}
+	if bundledFirst {
+		parts = []string{cni, bin, aux, host}
+	}
+	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
+	return append(out, "PATH="+strings.Join(parts, string(os.PathListSeparator)))
+}
+
+// refusal is an error with a remedy.
+type refusal struct {
+	error
+	hint string
+}
+
+// Hint returns the remedy.
+func (r *refusal) Hint() string { return r.hint }

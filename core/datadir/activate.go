@@ -1,0 +1,180 @@
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// activate makes the version current, repairs data/cni and removes versions
+// that nobody needs. Each part is idempotent, so whatever a crash left is put
+// right by the next start.
+func (x *extraction) activate() error {
+	if err := x.moveLinks(); err != nil {
+		return err
+	}
+	if err := x.Step(StepCNI); err != nil {
+		return err
+	}
+	if err := x.repairCNI(); err != nil {
+		return fmt.Errorf("repair %s: %w", filepath.Join(x.data, "cni"), err)
+	}
+	if err := x.Step(StepGC); err != nil {
+		return err
+	}
+	if err := x.removeUnused(); err != nil {
+		// The disk space is not worth a failed start.
+		x.Log.Warn("Old versions not removed", "err", err)
+	}
+	return nil
+}
+
+// moveLinks sets current, and previous to what was current. Previous goes
+// first: a crash in between leaves current true, and the next start repeats it.
+func (x *extraction) moveLinks() error {
+	current := filepath.Join(x.data, "current")
+	old, err := os.Readlink(current)
+	if err != nil && !isNotExist(err) {
+		return err
+	}
+	if old == x.p.SHA256 {
+		return nil
+	}
+	if err := x.Step(StepPrevious); err != nil {
+		return err
+	}
+	if isVersion(old) && exists(x.version(old)) {
+		if err := replaceLink(filepath.Join(x.data, "previous"), old); err != nil {
+			return err
+		}
+	}
+	if err := x.Step(StepCurrent); err != nil {
+		return err
+	}
+	return replaceLink(current, x.p.SHA256)
+}
+
+// cniTarget is where the links in data/cni point: through current, so that
+// they stay right when the version changes.
+const cniTarget = "../current/bin/cni"
+
+// repairCNI makes data/cni hold a link for each plugin of this version. Links
+// of ours that are no longer meant go; files of others stay, even under the
+// name of one of our plugins.
+func (x *extraction) repairCNI() error {
+	dir := filepath.Join(x.data, "cni")
+	if err := MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	plugins, err := os.ReadDir(filepath.Join(x.version(x.p.SHA256), "cni"))
+	if err != nil && !isNotExist(err) {
+		return err
+	}
+	var names []string
+	for _, p := range plugins {
+		names = append(names, p.Name())
+		link := filepath.Join(dir, p.Name())
+		target, err := os.Readlink(link)
+		switch {
+		case isNotExist(err), err == nil && oursCNI(target):
+			if err := replaceLink(link, cniTarget); err != nil {
+				return err
+			}
+		default:
+			x.Log.Warn("Foreign CNI plugin kept in place of Kelson's", "file", link)
+		}
+	}
+	present, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range present {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil || !oursCNI(target) || slices.Contains(names, e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oursCNI recognises the links of this and of other versions of Kelson.
+func oursCNI(target string) bool {
+	rest, ok := strings.CutPrefix(target, "../")
+	version, bin, _ := strings.Cut(rest, "/")
+	return ok && bin == "bin/cni" && (version == "current" || isVersion(version))
+}
+
+// removeUnused removes versions that are neither this one, nor current, nor
+// previous, nor the home of a running program: shims outlive upgrades, and
+// start runc from their own version.
+func (x *extraction) removeUnused() error {
+	entries, err := os.ReadDir(x.data)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{x.p.SHA256: true}
+	for _, link := range []string{"current", "previous"} {
+		if to, err := os.Readlink(filepath.Join(x.data, link)); err == nil {
+			keep[to] = true
+		}
+	}
+	var old []string
+	for _, e := range entries {
+		if e.IsDir() && isVersion(e.Name()) && !keep[e.Name()] {
+			old = append(old, e.Name())
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	running, err := runningFrom(x.data)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range old {
+		if running[name] {
+			x.Log.Info("Old version kept, programs run from it", "version", name)
+			continue
+		}
+		// Renamed first, so that no half-removed folder bears a version's name.
+		if err := os.Rename(x.version(name), x.version(name)+"-tmp"); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		x.Log.Info("Old version removed", "version", name)
+		errs = append(errs, os.RemoveAll(x.version(name)+"-tmp"))
+	}
+	return errors.Join(errs...)
+}
+
+// runningFrom returns the versions under data that any process executes.
+func runningFrom(data string) (map[string]bool, error) {
+	real, err := filepath.EvalSymlinks(data)
+	if err != nil {
+		return nil, err
+	}
+	exes, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return nil, err
+	}
+	running := map[string]bool{}
+	for _, exe := range exes {
+		target, err := os.Readlink(exe)
+		if errors.Is(err, os.ErrPermission) {
+			// It may be one of ours: without a look at all, nothing is removed.
+			return nil, fmt.Errorf("look at running programs: %w", err)
+		}
+		if rest, ok := strings.CutPrefix(target, real+"/"); err == nil && ok {
+			version, _, _ := strings.Cut(rest, "/")
+			running[version] = true
+		}
+	}
+	return running, nil
+}
