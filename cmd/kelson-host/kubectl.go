@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -13,6 +17,8 @@ import (
 	"k8s.io/component-base/logs"
 	"k8s.io/kubectl/pkg/cmd"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/kelson-io/kelson/core/config"
 )
 
 // runKubectl runs upstream's kubectl against this data dir's cluster, unless
@@ -23,8 +29,12 @@ func runKubectl(call invocation) error {
 		if err != nil {
 			return err
 		}
+		if _, err := os.Stat(dirs.kubeconfig); errors.Is(err, fs.ErrNotExist) && needsCluster(call.args) {
+			return config.Hinted(fmt.Errorf("kubectl: no kubeconfig at %s", dirs.kubeconfig),
+				"start a server first, name its data dir with KELSON_DATA_DIR, or set KUBECONFIG")
+		}
 		// kubectl config reads the variable and nothing else.
-		if err := os.Setenv("KUBECONFIG", dirs.kubeconfig()); err != nil {
+		if err := os.Setenv("KUBECONFIG", dirs.kubeconfig); err != nil {
 			return fmt.Errorf("set KUBECONFIG: %w", err)
 		}
 	}
@@ -33,6 +43,22 @@ func runKubectl(call invocation) error {
 		_, _ = logs.GlogSetter(cmd.GetLogVerbosity(argv))
 		return cli.RunNoErrOutput(newKubectl(argv, call.io))
 	})
+}
+
+// needsCluster reports whether a kubectl command line is of no use without the
+// kubeconfig, and would otherwise try localhost:8080.
+func needsCluster(args []string) bool {
+	for _, arg := range args {
+		name, _, _ := strings.Cut(arg, "=")
+		if slices.Contains([]string{"--kubeconfig", "--server", "-s", "--help", "-h", "--client"}, name) {
+			return false
+		}
+	}
+	if len(args) == 0 {
+		return false
+	}
+	local := []string{"completion", "__complete", "__completeNoDesc", "config", "help", "kustomize", "options", "plugin"}
+	return !slices.Contains(local, args[0])
 }
 
 func newKubectl(argv []string, std streams) *cobra.Command {

@@ -1,22 +1,24 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"io"
 
 	"github.com/kelson-io/kelson/core/version"
 )
 
-type versionCmd struct {
-	Output string `short:"o" enum:"table,json,yaml" default:"table" help:"Output format: ${enum}."`
+type versionCmd struct{ output }
+
+// Help gives examples.
+func (versionCmd) Help() string {
+	return "Examples:\n\n    kelson version\n    kelson version -o json"
 }
 
 // Run prints the identity of this build.
-func (c versionCmd) Run(io streams) error {
+func (c *versionCmd) Run(std streams) error {
 	info := version.Get()
-	if c.Output == "table" {
-		_, err := fmt.Fprintf(io.Out, "kelson %s (%s, %s)\n", info.Version, info.Platform, info.GoVersion)
+	return c.emit(std.Out, info, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "kelson %s (commit %s, built %s, %s, %s)\n", info.Version, info.GitCommit, info.BuildDate, info.GoVersion, info.Platform)
 		return err
-	}
-	return json.NewEncoder(io.Out).Encode(info)
+	})
 }

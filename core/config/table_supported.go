@@ -18,7 +18,7 @@ func generalOptions() []Option {
 			Help: "Use the bundled userspace tools (nft, ip, mount, …) before the host's."},
 		{Name: "debug", Type: Bool, Group: group, Default: "false", Help: "Log debugging messages."},
 		{Name: "log-format", Group: group, Default: "text", Values: choices("text", "json"), Ours: true, Help: "Format of the log."},
-		{Name: "v", Type: Number, Group: group, Default: "0", Env: "KELSON_VERBOSITY", Help: "Verbosity of the Kubernetes components, 0 to 10."},
+		{Name: "v", Short: 'v', Type: Number, Group: group, Default: "0", Env: "KELSON_VERBOSITY", Help: "Verbosity of the Kubernetes components, 0 to 10."},
 		{Name: "token", Short: 't', Group: group, Secret: true,
 			Help: "Secret that joining nodes present and that the bootstrap data is encrypted under; one is made when there is none."},
 		{Name: "token-file", Group: group, Help: "File that holds the token."},
@@ -57,7 +57,7 @@ func networkOptions() []Option {
 func clientOptions() []Option {
 	const group = "Client"
 	return []Option{
-		{Name: "write-kubeconfig", Group: group, Env: "KELSON_KUBECONFIG_OUTPUT", Shown: "/etc/kelson/kelson.yaml", Help: "File that the administrator's kubeconfig is written to."},
+		{Name: "write-kubeconfig", Short: 'o', Group: group, Env: "KELSON_KUBECONFIG_OUTPUT", Shown: "/etc/kelson/kelson.yaml", Help: "File that the administrator's kubeconfig is written to."},
 		{Name: "write-kubeconfig-mode", Group: group, Env: "KELSON_KUBECONFIG_MODE", Default: "0600", Help: "Mode of that file."},
 		{Name: "write-kubeconfig-group", Group: group, Env: "KELSON_KUBECONFIG_GROUP", Help: "Group of that file."},
 		{Name: "write-kubeconfig-name", Group: group, Env: "KELSON_KUBECONFIG_NAME", Default: "default", Help: "Name of cluster, user and context in that file."},

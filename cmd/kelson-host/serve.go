@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/kelson-io/kelson/core/agent"
+	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/controlplane"
+	"github.com/kelson-io/kelson/core/kube"
+	"github.com/kelson-io/kelson/core/logging"
+	"github.com/kelson-io/kelson/core/node"
+	"github.com/kelson-io/kelson/manifests"
+)
+
+// runServer boots a server and returns when ctx ends or the server fails.
+func runServer(ctx context.Context, cfg config.Server, std streams) error {
+	log := logging.New(std.Err, cfg.Log.Format, cfg.Log.Debug)
+	logging.Install(log, cfg.Log.Verbose)
+	fatal := make(chan node.Fatal, 1)
+	logging.InstallExitHandlers(func(component string, code int, stack []byte) {
+		fatal <- node.Fatal{Component: component, Code: code, Stack: stack}
+	})
+	return node.RunServer(ctx, cfg, node.Deps{
+		Log:       log,
+		Manifests: manifests.FS,
+		Runner: func(apiserver, scheduler, controllers []string) (controlplane.Runner, error) {
+			return kube.New(kube.Args{APIServer: apiserver, Scheduler: scheduler, ControllerManager: controllers})
+		},
+		Fatal: fatal,
+	})
+}
+
+// runNode runs kubelet and kube-proxy as the server's child. Here the stock
+// exit functions stay: this process is theirs, and its end is supervised.
+func runNode(ctx context.Context, path string, std streams) error {
+	file, err := agent.ReadNodeFile(path)
+	if err != nil {
+		return err
+	}
+	logging.Install(logging.New(std.Err, file.LogFormat, file.Debug), file.Verbosity)
+	if err := kube.RunNode(ctx, kube.Node{
+		KubeletConfig: file.KubeletConfig, KubeletArgs: file.KubeletArgs,
+		ProxyConfig: file.ProxyConfig, ProxyArgs: file.ProxyArgs,
+	}); err != nil {
+		return fmt.Errorf("node %d: %w", os.Getpid(), err)
+	}
+	return nil
+}
