@@ -10,6 +10,7 @@ import (
 // level, never a sibling. A new folder under core gets its place here.
 var levels = map[string]int{
 	"boot": 0, "config": 0, "version": 0, "logging": 0,
+	"status":     1,
 	"datadir":    1, // below pki and process: they write through datadir.WriteFile
 	"pluginhost": 2, "pki": 2, "bootstrap": 2, "process": 2, "kube": 2,
 	"agent": 3, "controlplane": 3, "deploy": 3, "supervisor": 3, "datastore": 3,

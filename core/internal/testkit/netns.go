@@ -103,6 +103,12 @@ func (n *Network) MoveAddr4(t testing.TB, to netip.Addr) {
 	n.Addr4 = to
 }
 
+// AddAddr gives the node a further address.
+func (n *Network) AddAddr(t testing.TB, p netip.Prefix) {
+	t.Helper()
+	n.addAddr(t, n.node, p.Addr(), p.Bits())
+}
+
 // Addr is the node's first address.
 func (n *Network) Addr() netip.Addr {
 	if n.Addr4.IsValid() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,7 +102,7 @@ func (r *residue) remains() ([]string, error) {
 	for _, m := range mounts {
 		left = append(left, "mount "+m)
 	}
-	for dir := range r.cgroups {
+	for dir := range r.allCgroups() {
 		if _, err := os.Stat(dir); err == nil {
 			left = append(left, "cgroup "+dir)
 		}
@@ -128,7 +129,7 @@ func (r *residue) mounts() ([]string, error) {
 // top folder of each. A cgroup is only ever removed when no process is in it.
 func (r *residue) removeCgroups() {
 	tops := map[string]bool{}
-	for dir := range r.cgroups {
+	for dir := range r.allCgroups() {
 		tops[topCgroup(dir)] = true
 	}
 	for top := range tops {
@@ -143,6 +144,24 @@ func (r *residue) removeCgroups() {
 			_ = unix.Rmdir(dir)
 		}
 	}
+}
+
+// allCgroups adds to the observed cgroups those that carry the run dir's name.
+func (r *residue) allCgroups() map[string]bool {
+	all := maps.Clone(r.cgroups)
+	mounts, _ := cgroupMounts()
+	for _, m := range mounts {
+		for _, folder := range r.folders {
+			if filepath.Dir(folder) != "/run/kelson" {
+				continue
+			}
+			named, _ := filepath.Glob(filepath.Join(m.path, "*"+filepath.Base(folder)+"*"))
+			for _, dir := range named {
+				all[dir] = true
+			}
+		}
+	}
+	return all
 }
 
 // topCgroup is the first folder of a cgroup path below its hierarchy's mount.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kelson-io/kelson/core/datadir"
 )
 
 // ServerConfig describes a server. Bin and Net are needed.
@@ -22,6 +24,9 @@ type ServerConfig struct {
 	Data string   // data dir; default: a new folder, removed with the server
 	Env  []string // added to the environment
 	Args []string // added to every start
+
+	// Borrowed makes this server use, and not own, another one's data dir.
+	Borrowed *Server
 }
 
 // Server is one `kelson server` on a data dir of its own. It can be started
@@ -37,9 +42,10 @@ type Server struct {
 	env, args []string
 	residue   *residue
 
+	runDir string
+
 	mu      sync.Mutex
 	process *running
-	runDir  string
 	offset  int64 // of the last start in the log
 }
 
@@ -84,7 +90,22 @@ func NewServer(t testing.TB, cfg ServerConfig) *Server {
 	if s.Data == "" {
 		s.Data = filepath.Join(base, "d")
 	}
-	s.residue = newResidue([]string{s.Data + "/", "=" + s.Data, s.Data}, []string{base, s.Data}, cfg.Net.path(cfg.Net.node))
+	if cfg.Borrowed != nil {
+		s.Data = cfg.Borrowed.Data
+		t.Cleanup(func() {
+			if s.Alive() {
+				s.Kill(t)
+			}
+			_ = os.RemoveAll(base)
+		})
+		return s
+	}
+	layout, err := datadir.New(s.Data, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.runDir = layout.Run
+	s.residue = newResidue([]string{s.Data, s.runDir}, []string{base, s.Data, s.runDir}, cfg.Net.path(cfg.Net.node))
 	t.Cleanup(func() { s.remove(t) })
 	resolv := fmt.Sprintf("nameserver %s\n", cfg.Net.OutsideAddr())
 	if err := os.WriteFile(s.path("resolv.conf"), []byte(resolv), 0o644); err != nil {
@@ -92,6 +113,13 @@ func NewServer(t testing.TB, cfg ServerConfig) *Server {
 	}
 	s.args = append([]string{"--resolv-conf", s.path("resolv.conf")}, s.args...)
 	return s
+}
+
+// observe notes what the server holds before a part of it ends.
+func (s *Server) observe() {
+	if s.residue != nil {
+		s.residue.observe()
+	}
 }
 
 func (s *Server) path(name string) string { return filepath.Join(s.Base, name) }
@@ -174,7 +202,7 @@ func (s *Server) Signal(t testing.TB, sig syscall.Signal) {
 // when the server does not end in time or not with exit code 0.
 func (s *Server) Stop(t testing.TB, within time.Duration) time.Duration {
 	t.Helper()
-	s.residue.observe()
+	s.observe()
 	begun := time.Now()
 	s.Signal(t, syscall.SIGTERM)
 	if code := s.WaitExit(t, within); code != 0 {
@@ -186,7 +214,7 @@ func (s *Server) Stop(t testing.TB, within time.Duration) time.Duration {
 // Kill sends SIGKILL to the host process only and waits for it.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	s.residue.observe()
+	s.observe()
 	s.Signal(t, syscall.SIGKILL)
 	s.WaitExit(t, 10*time.Second)
 }
@@ -303,12 +331,20 @@ func (s *Server) remove(t testing.TB) {
 		t.Errorf("left behind: %s", l)
 	}
 	for _, dir := range []string{s.Base, s.Data, s.runDir} {
-		if dir == "" {
-			continue
-		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("remove %s: %v", dir, err)
 		}
+	}
+}
+
+// Reset ends what runs and empties the data dir: the next start is a first one.
+func (s *Server) Reset(t testing.TB) {
+	t.Helper()
+	if err := s.residue.purge(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.Data); err != nil {
+		t.Fatal(err)
 	}
 }
 
