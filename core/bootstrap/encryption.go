@@ -78,7 +78,7 @@ func ensureEncryption(path, provider string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("encode encryption configuration: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := datadir.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("write encryption configuration: %w", err)
 	}
 	if err := datadir.WriteFile(path, append(data, '\n'), 0o600); err != nil {

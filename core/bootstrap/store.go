@@ -265,7 +265,7 @@ func (s *Store) restore(disk, stored Entries) ([]string, error) {
 			continue
 		}
 		path, entry := s.path(name), stored[name]
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := datadir.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, fmt.Errorf("restore %s: %w", path, err)
 		}
 		if err := s.write(path, entry.Data, entry.Mode.Perm()&0o700); err != nil {

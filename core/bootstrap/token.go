@@ -184,7 +184,7 @@ func LoadToken(l datadir.Layout, c config.Token) (Token, error) {
 			fmt.Errorf("the token from %s (fingerprint %s) is not the one of this data dir (fingerprint %s in %s)", source, wanted.Fingerprint(), kept.Fingerprint(), path),
 			fmt.Sprintf("start with the token in %s, or without any; to change it use kelson token rotate; nothing was changed", path))
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := datadir.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return Token{}, fmt.Errorf("store token: %w", err)
 	}
 	if err := datadir.WriteFile(path, []byte(Token{Password: wanted.Password}.Secret()+"\n"), 0o600); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/datadir"
 )
 
 // EnsureAuthorities loads the authorities and the service-account key, making
@@ -68,11 +69,25 @@ func (s *Store) ServerCABundle() ([]byte, error) {
 func (s *Store) makeFolders() error {
 	l := s.cfg.Layout
 	for _, dir := range []string{l.Server(), l.TLS(), l.TLS("etcd"), l.Cred()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("create %s: %w", dir, err)
+		if err := datadir.MkdirAll(dir, 0o700); err != nil {
+			return err
 		}
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return fmt.Errorf("restrict %s: %w", dir, err)
+		if err := sweep(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep removes the temporary files of writes that a crash cut short.
+func sweep(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, ".*.tmp-*"))
+	if err != nil {
+		return fmt.Errorf("clean %s: %w", dir, err)
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("clean %s: %w", dir, err)
 		}
 	}
 	return nil
