@@ -35,7 +35,7 @@ var ownership = []struct {
 	{"github.com/spf13/cobra", only{"cmd", "core/kube", "embed"}, "the command line is kong; cobra comes only with kubectl, ctr and Kubernetes' options"},
 	{"github.com/hashicorp/go-plugin", only{"core/pluginhost", "sdk"}, "lifecycle only, and replaceable"},
 	{"github.com/k3s-io/kine", only{"core/datastore", "sdk/kineadapter", "plugins/datastore"}, "one door to the datastore's library"},
-	{"github.com/sirupsen/logrus", only{"core/logging", "embed"}, "hclog is the logger; logrus is adapted at one place"},
+	{"github.com/sirupsen/logrus", only{"core/logging", "core/node", "embed"}, "hclog is the logger; logrus is adapted in core/logging, and core/node takes its fatal path in a test"},
 	{"github.com/stretchr/testify", only{}, "plain testing"},
 	{"C", only{}, "cgo stays in the modules that need it"},
 	{"io/ioutil", only{}, "deprecated: use os and io"},
