@@ -39,7 +39,7 @@ func ControllerManagerArgs(layout datadir.Layout, network config.Network, c conf
 		"legacy-unknown":        "server-ca",
 		"kubelet-serving":       "server-ca",
 	} {
-		args["cluster-signing-"+signer+"-cert-file"] = tls(ca + ".crt")
+		args["cluster-signing-"+signer+"-cert-file"] = tls(ca + ".nochain.crt") // signers accept one certificate only
 		args["cluster-signing-"+signer+"-key-file"] = tls(ca + ".key")
 	}
 	if err := args.merge(c.ExtraArgs); err != nil {

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kelson-io/kelson/core/pki"
+)
+
+// readyPoll is how often the Node object is looked at while the boot waits.
+const readyPoll = 100 * time.Millisecond
+
+// restConfig is the host's own access to the cluster. The rate limit is raised:
+// the boot makes its few dozen requests at once.
+func (s *server) restConfig() (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", pki.KubeconfigSupervisor.File(s.layout))
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	cfg.QPS, cfg.Burst = 200, 400
+	return cfg, nil
+}
+
+// nodeIsReady waits until the Node object of this host says Ready; the error
+// is what it says instead.
+func (s *server) nodeIsReady(ctx context.Context) error {
+	cfg, err := s.restConfig()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	last := errors.New("the node has not registered yet")
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		node, err := client.CoreV1().Nodes().Get(ctx, s.info.Name, metav1.GetOptions{})
+		if err == nil {
+			err = notReady(node)
+		}
+		if err == nil {
+			s.log.Info("node is ready", "node", s.info.Name)
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return s.explain(last)
+		case <-tick.C:
+		}
+	}
+}
+
+// explain adds why the node child last ended, which is usually the cause.
+func (s *server) explain(last error) error {
+	if reason := s.kubelet.LastReason(); reason != "" {
+		return fmt.Errorf("%w; kubelet last ended: %s", last, reason)
+	}
+	return last
+}
+
+func notReady(node *corev1.Node) error {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			if c.Status == corev1.ConditionTrue {
+				return nil
+			}
+			return fmt.Errorf("node %s: %s: %s", node.Name, c.Reason, c.Message)
+		}
+	}
+	return fmt.Errorf("node %s has no status yet", node.Name)
+}

@@ -1,0 +1,137 @@
+package node
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kelson-io/kelson/core/agent"
+	"github.com/kelson-io/kelson/core/agent/images"
+	"github.com/kelson-io/kelson/core/agent/kernel"
+	"github.com/kelson-io/kelson/core/boot"
+	"github.com/kelson-io/kelson/core/bootstrap"
+	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/controlplane"
+	"github.com/kelson-io/kelson/core/datastore"
+	"github.com/kelson-io/kelson/core/pki"
+	"github.com/kelson-io/kelson/core/status"
+	"github.com/kelson-io/kelson/core/version"
+)
+
+// server holds the steps of one server by what they are.
+type server struct {
+	*prepared
+	log    hclog.Logger
+	report status.Status
+
+	host        *agent.Host
+	datastore   boot.Step
+	containerd  *agent.Containerd
+	network     *agent.PodNetwork
+	identity    *identity
+	apiserver   *controlplane.APIServer
+	images      boot.Step
+	kubelet     *agent.NodeChild
+	scheduler   *controlplane.Restarted
+	controllers *controlplane.Restarted
+	addons      boot.Step
+	registered  boot.Step
+}
+
+// newServer makes the steps. It does no I/O.
+func newServer(p *prepared) *server {
+	s := &server{prepared: p, log: p.deps.Log}
+	s.datastore = p.store
+	s.newNode()
+	s.newIdentity()
+	s.newControlPlane()
+	s.report = s.initialStatus()
+	return s
+}
+
+func (s *server) newControlPlane() {
+	s.apiserver = controlplane.NewAPIServer(s.runner, s.args.apiserver, s.listener, s.probe(s.localURL()+"/readyz"), s.log)
+	s.scheduler = controlplane.NewScheduler(s.runner, s.args.scheduler, s.probe("https://127.0.0.1:10259/healthz"), s.log)
+	s.controllers = controlplane.NewControllerManager(s.runner, s.args.controllers, s.probe("https://127.0.0.1:10257/healthz"), s.log)
+}
+
+func (s *server) probe(url string) controlplane.Probe {
+	return controlplane.HTTPProbe(url, pki.ServerCA.CertFile(s.layout), pki.ClientAdmin.CertFile(s.layout), pki.ClientAdmin.KeyFile(s.layout))
+}
+
+func (s *server) newIdentity() {
+	built, err := time.Parse(time.RFC3339, version.Get().BuildDate)
+	if err != nil {
+		built = time.Time{} // a build without a date has nothing to compare the clock with
+	}
+	k := s.config.Kubeconfig
+	certs := pki.New(pki.Config{
+		Layout: s.layout, NodeName: s.info.Name, NodeIPs: append(append([]netip.Addr{}, s.info.IPs...), s.config.Node.ExternalIP...),
+		ServiceIPs: s.service, ClusterDomain: s.config.Network.ClusterDomain, TLSSan: s.config.API.TLSSan,
+		Admin:    pki.AdminKubeconfig{Path: k.Path, Mode: os.FileMode(k.Mode), Group: k.Group, Name: k.Name},
+		Earliest: built, Log: s.log,
+	})
+	s.identity = &identity{
+		layout: s.layout, config: s.config, certs: certs, server: s.localURL(), log: s.log,
+		created: s.store.MarkCreated,
+		shared: bootstrap.NewStore(bootstrap.StoreConfig{
+			KV: datastore.KV{Client: s.store.Client}, Layout: s.layout, Token: s.token, Files: sharedFiles(s.config),
+			Exclusive: true, Log: s.log,
+		}),
+	}
+}
+
+func (s *server) newNode() {
+	search := kernel.SearchPath(s.layout.Bin, nodePath(), s.config.PreferBundledBin)
+	executable := filepath.Join(s.layout.Bin, "kelson-host")
+	info := func() (agent.NodeInfo, error) { return agent.Detect(s.config.Node, s.config.Network.ClusterCIDR) }
+	s.host = agent.NewHost(agent.HostDeps{
+		Layout: s.layout, Node: s.config.Node, IPv6: hasIPv6(s.config.Network), Search: search, Log: s.log,
+	})
+	s.containerd = agent.NewContainerd(agent.ContainerdDeps{
+		Layout: s.layout, Node: s.config.Node, Debug: s.config.Log.Debug, Path: executable, Search: search, Facts: s.host.Facts, Log: s.log,
+	})
+	s.kubelet = agent.NewNodeChild(agent.NodeDeps{
+		Layout: s.layout, Node: s.config.Node, Network: s.config.Network, Logging: s.config.Log,
+		Credentials: agent.Credentials{
+			ClientCA:    pki.ClientCA.CertFile(s.layout),
+			ServingCert: pki.ServingKubelet.CertFile(s.layout), ServingKey: pki.ServingKubelet.KeyFile(s.layout),
+			Kubeconfig: pki.KubeconfigKubelet.File(s.layout), ProxyKubeconfig: pki.KubeconfigKubeProxy.File(s.layout),
+		},
+		Path: executable, Search: search, Facts: s.host.Facts, Info: info, Log: s.log,
+	})
+	s.network = agent.NewPodNetwork(agent.PodNetworkDeps{
+		Layout: s.layout, Cluster: s.config.Network, Network: agent.NewBridge(s.layout, kernel.Tools{Path: search}, s.host.Facts),
+		Kubeconfig: pki.KubeconfigSupervisor.File(s.layout), Info: info, First: s.newCluster, Log: s.log,
+	})
+	s.images = images.New(images.Deps{
+		Socket: s.containerd.Socket(), Snapshotter: s.containerd.Snapshotter, Payload: s.layout.Images(),
+		User: s.layout.Agent("images"), Index: s.layout.Agent("containerd", "images.json"), Log: s.log,
+	})
+	s.addons = step{name: "addons"}
+	s.registered = step{name: "node-registered", ready: s.nodeIsReady}
+}
+
+// newCluster says whether this boot makes the cluster.
+func (s *server) newCluster() bool { return s.identity.isNew.Load() }
+
+func hasIPv6(n config.Network) bool {
+	for _, cidr := range n.ClusterCIDR {
+		if cidr.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *server) initialStatus() status.Status {
+	return status.Status{
+		Version: version.Get().Version, PID: os.Getpid(), StartedAt: time.Now(), State: status.Starting,
+		DataDir: s.layout.Root, Kubeconfig: s.config.Kubeconfig.Path, APIServer: s.localURL(), Node: s.info.Name,
+		Datastore: status.Datastore{Kind: s.config.Datastore.Name, Durability: s.config.Datastore.Durability},
+		Phases:    phasesOf(s.sequence()),
+	}
+}
