@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/sirupsen/logrus"
 	"k8s.io/klog/v2"
 )
@@ -150,4 +151,15 @@ func TestComponent(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", stack, got, want)
 		}
 	}
+}
+
+func FuzzComponent(f *testing.F) {
+	f.Add([]byte("goroutine 1 [running]:\na/b.(*T).F(0x1)\n\t/x/y.go:1\ncreated by c.D in goroutine 2\n"))
+	f.Fuzz(func(_ *testing.T, stack []byte) { Component(stack) }) // must not panic
+}
+
+func FuzzParseKlogLine(f *testing.F) {
+	f.Add([]byte("W0102 03:04:05.678901   12 f.go:1] careful"))
+	s := &klogSink{log: hclog.NewNullLogger()}
+	f.Fuzz(func(_ *testing.T, line []byte) { s.parseLine(line) }) // must not panic
 }

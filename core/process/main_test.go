@@ -28,17 +28,15 @@ func TestMain(m *testing.M) {
 func play(role string, args []string) int {
 	switch role {
 	case "sleep": // until it is told to end
-		fmt.Println("sleeping as", os.Args[0])
 		sig := make(chan os.Signal, 1)
 		signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
+		fmt.Println("sleeping as", os.Args[0]) // from here on the tests may signal
 		fmt.Println("got", <-sig)
 		return 0
 	case "stubborn": // deaf to signals
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ignoring")
-		select {
-		case <-time.After(10 * time.Minute):
-		}
+		<-time.After(10 * time.Minute)
 		return 0
 	case "fail":
 		fmt.Println("first line")

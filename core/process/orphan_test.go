@@ -7,10 +7,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/hashicorp/go-hclog"
 )
 
 // startHost runs a process that supervises a deaf child, and returns it with
@@ -130,27 +129,22 @@ func TestReapBadRecords(t *testing.T) {
 	}
 }
 
-// TestChildSurvivesIdleThreads ends many OS threads of this process: the death
-// signal follows the thread that forked, which must not be one of them.
-func TestChildSurvivesThreadExits(t *testing.T) {
-	c := New(player(t, "sleep"), hclog.NewNullLogger())
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		started <- c.Start(t.Context())
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Stop(t.Context()) }()
-	for range 50 {
-		ended := make(chan struct{})
-		go func() { runtime.LockOSThread(); close(ended) }()
-		<-ended
-	}
-	if c.Restarts() != 0 || !running(c.PID()) {
-		t.Errorf("child died with a thread: %v", c.LastError())
-	}
+// TestForkingThreadStays looks for the lock in the runtime's own report: the
+// death signal follows the thread that forked, so that the thread must stay.
+// (Ending all threads does not show it: the one that forked tends to sit in the
+// wait for the child, by accident.)
+func TestForkingThreadStays(t *testing.T) {
+	start(t, player(t, "sleep"))
+	eventually(t, "lock", func() string {
+		buf := make([]byte, 1<<20)
+		buf = buf[:runtime.Stack(buf, true)]
+		for g := range strings.SplitSeq(string(buf), "\n\n") {
+			if strings.Contains(g, "(*Child).supervise(") && strings.Contains(g, "[select, locked to thread]") {
+				return ""
+			}
+		}
+		return "the supervisor holds no thread:\n" + string(buf)
+	})
 }
 
 func TestStartTime(t *testing.T) {

@@ -24,8 +24,6 @@ import (
 // timeout bounds each call; a step that needs longer is not fit for a test.
 const timeout = 30 * time.Second
 
-var kebab = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-
 // TestStep checks what the contract of boot.Step promises on instances made by
 // newStep: a stable kebab-case name, Stop before Start, Start and Ready and Stop
 // twice over with fresh instances, a second Stop, Stop after a cancelled Start,
@@ -33,6 +31,7 @@ var kebab = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 func TestStep(t *testing.T, newStep func() boot.Step) {
 	t.Helper()
 	t.Run("name", func(t *testing.T) {
+		kebab := regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 		a, b := newStep().Name(), newStep().Name()
 		if !kebab.MatchString(a) || a != b {
 			t.Errorf("names %q and %q: want one stable kebab-case name", a, b)
