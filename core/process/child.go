@@ -147,7 +147,7 @@ func (c *Child) supervise(first chan<- error) {
 		}
 		if err == nil {
 			var stopped bool
-			if err, stopped = c.attend(cmd); stopped {
+			if stopped, err = c.attend(cmd); stopped {
 				return
 			}
 		}
@@ -223,8 +223,8 @@ func (c *Child) launch() (*exec.Cmd, error) {
 }
 
 // attend waits for the end of the process and stops it when asked to; it
-// returns why the process ended and whether that was by request.
-func (c *Child) attend(cmd *exec.Cmd) (reason error, stopped bool) {
+// returns whether it ended by request and else why it ended.
+func (c *Child) attend(cmd *exec.Cmd) (stopped bool, reason error) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	defer c.forget()
@@ -233,14 +233,14 @@ func (c *Child) attend(cmd *exec.Cmd) (reason error, stopped bool) {
 	for {
 		select {
 		case err := <-ended:
-			return exitReason(err), false
+			return false, exitReason(err)
 		case <-rotate.C:
 			if err := c.tail.rotate(); err != nil {
 				c.log.Warn("log not rotated", "err", err)
 			}
 		case <-c.stop:
 			c.end(cmd, ended)
-			return nil, true
+			return true, nil
 		}
 	}
 }
