@@ -168,10 +168,12 @@ func runningFrom(data string) (map[string]bool, error) {
 	for _, exe := range exes {
 		target, err := os.Readlink(exe)
 		if errors.Is(err, os.ErrPermission) {
-			// It may be one of ours: without a look at all, nothing is removed.
-			return nil, fmt.Errorf("look at running programs: %w", err)
+			// A process with more privileges than ours: its command line can
+			// still be read. What is gone by then runs nothing.
+			cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(exe), "cmdline"))
+			target, _, _ = strings.Cut(string(cmdline), "\x00")
 		}
-		if rest, ok := strings.CutPrefix(target, real+"/"); err == nil && ok {
+		if rest, ok := strings.CutPrefix(target, real+"/"); ok {
 			version, _, _ := strings.Cut(rest, "/")
 			running[version] = true
 		}
