@@ -16,7 +16,8 @@
 // server that is making the first authorities.
 //
 // Order at boot: LoadToken, Store.Load (locks, or restores missing files),
-// then whoever makes files, then Store.Save, then EnsureToken.
+// then whoever makes files, then EnsureToken (a token of another cluster is
+// refused before anything is stored under it), then Store.Save.
 //
 // Concurrency: functions and Keys may be used by several goroutines; a Store
 // belongs to one.

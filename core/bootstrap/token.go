@@ -172,13 +172,7 @@ func LoadToken(l datadir.Layout, c config.Token) (Token, error) {
 			return Token{}, err
 		}
 	case exists && kept.Password == wanted.Password:
-		if wanted.CAHash != "" && kept.CAHash != "" && wanted.CAHash != kept.CAHash {
-			return Token{}, foreignToken(source, wanted.CAHash, kept.CAHash)
-		}
-		if kept.CAHash == "" {
-			kept.CAHash, kept.User = wanted.CAHash, wanted.User
-		}
-		return kept, nil
+		return wanted, nil
 	case exists && kept.CAHash != "":
 		return Token{}, config.Hinted(
 			fmt.Errorf("the token from %s (fingerprint %s) is not the one of this data dir (fingerprint %s in %s)", source, wanted.Fingerprint(), kept.Fingerprint(), path),
@@ -193,16 +187,21 @@ func LoadToken(l datadir.Layout, c config.Token) (Token, error) {
 	return wanted, nil
 }
 
-// EnsureToken is LoadToken once the authorities exist: the token is checked
-// against them, the file gets its full form, and node-token links to it.
+// EnsureToken is LoadToken once the authorities exist: a configured token is
+// checked against them, the file gets its full form, and node-token links to it.
+// The hash in the file follows the authorities; it is this server's own note.
 func EnsureToken(l datadir.Layout, c config.Token, caBundle []byte) (Token, error) {
-	t, err := LoadToken(l, c)
+	path, hash := TokenFile(l), CAHash(caBundle)
+	wanted, source, err := configuredToken(c)
 	if err != nil {
 		return Token{}, err
 	}
-	path, hash := TokenFile(l), CAHash(caBundle)
-	if t.CAHash != "" && t.CAHash != hash {
-		return Token{}, foreignToken(path, t.CAHash, hash)
+	if wanted.CAHash != "" && wanted.CAHash != hash {
+		return Token{}, foreignToken(source, wanted.CAHash, hash)
+	}
+	t, err := LoadToken(l, c)
+	if err != nil {
+		return Token{}, err
 	}
 	t = Token{CAHash: hash, User: tokenServerUser, Password: t.Password}
 	if kept, err := readToken(path); err != nil || kept != t {
@@ -220,7 +219,7 @@ func EnsureToken(l datadir.Layout, c config.Token, caBundle []byte) (Token, erro
 func foreignToken(source, has, want string) error {
 	return config.Hinted(
 		fmt.Errorf("the token from %s is for a cluster whose server CA has the hash %.12s…, and the one here has %.12s…", source, has, want),
-		"use the token of this cluster, or the server-ca.crt and .key that the token was made for; nothing was changed")
+		"use the token of this cluster (or its password alone), or the server-ca.crt and .key that the token was made for")
 }
 
 // configuredToken returns the token of the configuration and where it came

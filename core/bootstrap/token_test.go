@@ -158,6 +158,7 @@ func TestConfiguredToken(t *testing.T) {
 		{name: "same as on disk", onDisk: full("pw"), value: "pw", want: "pw"},
 		{name: "same as on disk, full", onDisk: full("pw"), value: full("pw"), want: "pw"},
 		{name: "same password, other authority", onDisk: full("pw"), value: "K10" + hashA + "::server:pw", err: "server CA has the hash a1a1", hint: "token of this cluster"},
+		{name: "authority replaced since", onDisk: "K10" + hashA + "::server:pw", want: "pw"},
 		{name: "other than on disk", onDisk: full("pw"), value: "other", err: "fingerprint " + fingerprint("other"), hint: "server/token"},
 		{name: "other than an unfinished one", onDisk: "abandoned", value: "pw", want: "pw"},
 		{name: "damaged on disk", onDisk: "K10x::y", err: "CA hash", hint: "restore the file"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -107,8 +108,11 @@ func TestRenewerRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig(t, dir)
 		s := mustBoot(t, cfg)
+		var mu sync.Mutex
 		write, failures := s.write, 0
 		s.write = func(path string, data []byte, mode os.FileMode) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if failures < 20 {
 				failures++
 				return errors.New("disk full")
