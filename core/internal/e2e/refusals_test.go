@@ -115,7 +115,7 @@ func TestRefusedDataDir(t *testing.T) {
 		prepare func(t *testing.T, dir string)
 		words   []string
 	}{
-		{"read-only", mount(unix.MS_RDONLY, ""), []string{"read-only|not writable"}},
+		{"read-only", mount(unix.MS_RDONLY, "mode=0700"), []string{"read-only|not writable"}},
 		{"full", mount(0, "size=24m,mode=0700"), []string{"no space|full|free"}},
 		{"owner", func(t *testing.T, dir string) {
 			t.Helper()

@@ -63,12 +63,15 @@ func (s *Server) API() (*API, error) {
 	if !pool.AppendCertsFromPEM(cfg.Clusters[0].Cluster.CA) {
 		return nil, fmt.Errorf("no authority in %s", s.Kubeconfig())
 	}
-	transport := &http.Transport{
-		DialContext:     s.Net.Dial,
-		TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
-		IdleConnTimeout: 5 * time.Second,
-	}
-	return &API{base: cfg.Clusters[0].Cluster.Server, http: &http.Client{Transport: transport, Timeout: 15 * time.Second}}, nil
+	return s.Net.NewAPI(cfg.Clusters[0].Cluster.Server, &tls.Config{
+		RootCAs: pool, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
+	}), nil
+}
+
+// NewAPI is a client of any API server in the node's namespace.
+func (n *Network) NewAPI(base string, tls *tls.Config) *API {
+	transport := &http.Transport{DialContext: n.Dial, TLSClientConfig: tls, IdleConnTimeout: 5 * time.Second}
+	return &API{base: base, http: &http.Client{Transport: transport, Timeout: 15 * time.Second}}
 }
 
 // Do sends a request and returns the body of a 2xx answer; JSON by default.
@@ -119,6 +122,7 @@ type Condition struct {
 	Status  string `json:"status"`
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
+	Beat    string `json:"lastHeartbeatTime"` // of a node's conditions
 }
 
 // Node is a node as far as tests look at it.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,29 @@ func newResidue(marks, folders []string, nodeNS string) *residue {
 	r := &residue{marks: marks, folders: folders, cgroups: map[string]bool{}, netns: map[uint64]bool{}}
 	r.keep, _ = inode(nodeNS)
 	return r
+}
+
+// CleanUp ends, at the end of t, every process that mentions one of the
+// folders, unmounts and removes the folders, and removes cgroups that the
+// processes used or that are named after a folder. It fails t if something
+// stays.
+func CleanUp(t testing.TB, n *Network, folders ...string) {
+	t.Helper()
+	r := newResidue(folders, folders, n.path(n.node))
+	t.Cleanup(func() {
+		if err := r.purge(); err != nil {
+			t.Error(err)
+		}
+		left, err := r.remains()
+		if err != nil || len(left) > 0 {
+			t.Errorf("left behind: %q %v", left, err)
+		}
+		for _, f := range folders {
+			if err := os.RemoveAll(f); err != nil {
+				t.Errorf("remove %s: %v", f, err)
+			}
+		}
+	})
 }
 
 // observe notes the cgroups and namespaces of the processes that run now, so
@@ -152,8 +176,8 @@ func (r *residue) allCgroups() map[string]bool {
 	mounts, _ := cgroupMounts()
 	for _, m := range mounts {
 		for _, folder := range r.folders {
-			if filepath.Dir(folder) != "/run/kelson" {
-				continue
+			if len(filepath.Base(folder)) < 6 {
+				continue // no name of its own
 			}
 			named, _ := filepath.Glob(filepath.Join(m.path, "*"+filepath.Base(folder)+"*"))
 			for _, dir := range named {
