@@ -24,7 +24,11 @@ const freeForState = 256 << 20
 
 // launch becomes kelson-host; it returns only errors.
 func launch(argv, environ []string) error {
-	early, err := config.FindEarly(argv[1:], environ)
+	args := argv[1:]
+	if isClient(argv[0]) {
+		args = nil // they are the client's
+	}
+	early, err := config.FindEarly(args, environ)
 	if err != nil {
 		return fmt.Errorf("find data dir: %w", err)
 	}
@@ -53,11 +57,16 @@ func launch(argv, environ []string) error {
 	return fmt.Errorf("start %s: %w", host, syscall.Exec(host, argv, env))
 }
 
+// isClient says if Kelson was called by the name of a client.
+func isClient(argv0 string) bool {
+	return slices.Contains([]string{"kubectl", "ctr", "crictl"}, filepath.Base(argv0))
+}
+
 // verbOf returns the first argument that is a verb or, if Kelson was called by
 // the name of a client, that name.
 func verbOf(argv []string) string {
-	if name := filepath.Base(argv[0]); slices.Contains([]string{"kubectl", "ctr", "crictl"}, name) {
-		return name
+	if isClient(argv[0]) {
+		return filepath.Base(argv[0])
 	}
 	for i := 1; i < len(argv); i++ {
 		switch a := argv[i]; {

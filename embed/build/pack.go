@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -24,21 +25,13 @@ var hostLinks = []string{"kubectl", "ctr", "containerd"}
 // pack lays out dist/payload and packs it.
 func (b *builder) pack() error {
 	tree := filepath.Join(b.dist, "payload")
-	entries, err := b.layout(tree)
+	if err := b.layout(tree); err != nil {
+		return err
+	}
+	index, err := b.packTree(tree)
 	if err != nil {
 		return err
 	}
-	sums := payload.EncodeSums(entries)
-	if err := os.WriteFile(filepath.Join(tree, payload.SumsFile), sums, 0o644); err != nil {
-		return err
-	}
-	sum := sha256.Sum256(sums)
-	entries = append([]payload.Entry{{Path: payload.SumsFile, Mode: 0o644, Sum: hex.EncodeToString(sum[:])}}, entries...)
-	index, err := b.compress(tree, entries)
-	if err != nil {
-		return err
-	}
-	index.Sums = entries[0].Sum
 	data, err := json.Marshal(index)
 	if err != nil {
 		return err
@@ -47,48 +40,73 @@ func (b *builder) pack() error {
 	return os.WriteFile(b.out("index.json"), data, 0o644)
 }
 
-// layout makes the tree and lists it, sums not included.
-func (b *builder) layout(tree string) ([]payload.Entry, error) {
+// packTree adds the list of checksums to a tree and packs all of it.
+func (b *builder) packTree(tree string) (payload.Index, error) {
+	list := filepath.Join(tree, payload.SumsFile)
+	if err := os.Remove(list); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return payload.Index{}, err
+	}
+	entries, err := describe(tree)
+	if err != nil {
+		return payload.Index{}, err
+	}
+	sums := payload.EncodeSums(entries)
+	if err := os.WriteFile(list, sums, 0o644); err != nil {
+		return payload.Index{}, err
+	}
+	first := payload.Entry{Path: payload.SumsFile, Mode: 0o644, Sum: hexSum(sums)}
+	index, err := b.compress(tree, append([]payload.Entry{first}, entries...))
+	index.Sums = first.Sum
+	return index, err
+}
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// layout makes the tree, but for the list of checksums.
+func (b *builder) layout(tree string) error {
 	if err := os.RemoveAll(tree); err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range []string{"kelson-host", "containerd-shim-runc-v2", "runc", "crictl", "cni"} {
 		if err := place(b.out("bin", name), filepath.Join(tree, "bin", name), 0o755); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, name := range hostLinks {
 		if err := os.Symlink("kelson-host", filepath.Join(tree, "bin", name)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := os.MkdirAll(filepath.Join(tree, "cni"), 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	for _, p := range cniPlugins {
 		if err := os.Symlink("../bin/cni", filepath.Join(tree, "cni", path.Base(p))); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	images, err := filepath.Glob(filepath.Join(b.dist, "images", "*.tar"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, img := range images {
 		if err := place(img, filepath.Join(tree, "images", filepath.Base(img)), 0o644); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := copyTree(b.out("aux"), filepath.Join(tree, "bin", "aux")); err != nil {
-		return nil, err
+		return err
 	}
 	if err := copyTree(b.out("etc"), filepath.Join(tree, "etc")); err != nil {
-		return nil, err
+		return err
 	}
 	if err := place("LICENSE", filepath.Join(tree, "etc", "licenses", "kelson"), 0o644); err != nil {
-		return nil, err
+		return err
 	}
-	return list(tree)
+	return nil
 }
 
 // copyTree recreates src at dst with hard links.
@@ -120,8 +138,8 @@ func copyTree(src, dst string) error {
 	})
 }
 
-// list describes a tree in the order of its paths.
-func list(tree string) ([]payload.Entry, error) {
+// describe lists a tree in the order of its paths.
+func describe(tree string) ([]payload.Entry, error) {
 	var out []payload.Entry
 	err := filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || p == tree {
