@@ -86,10 +86,7 @@ func (s *Store) ensureAuthority(name Authority) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.restrict(keyFile); err != nil {
-		return nil, err
-	}
-	return a, s.writeIfChanged(name.NoChainFile(s.cfg.Layout), encodeCerts(a.cert), 0o600)
+	return a, s.restrict(keyFile)
 }
 
 // completeAuthority handles half a pair; the other half is missing or empty.

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"os"
+	"slices"
 	"testing"
 	"time"
 )
@@ -110,15 +111,29 @@ func TestCustomAuthorities(t *testing.T) {
 	}
 }
 
+type refusal struct {
+	name   string
+	place  func(t *testing.T, cfg Config)
+	text   string
+	remedy string
+}
+
 func TestRefusedAuthorities(t *testing.T) {
+	for _, tt := range slices.Concat(refusedPairs(t), refusedFiles(t)) {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := testConfig(t, t.TempDir())
+			tt.place(t, cfg)
+			wantRefused(t, New(cfg), snapshot(t, cfg.Layout.Root), tt.text, tt.remedy)
+		})
+	}
+}
+
+// refusedPairs are readable pairs that cannot be an authority.
+func refusedPairs(t *testing.T) []refusal {
+	t.Helper()
 	good := custom(t, "Good", nil, nil)
 	other := custom(t, "Other", nil, nil)
-	tests := []struct {
-		name   string
-		place  func(t *testing.T, cfg Config)
-		text   string
-		remedy string
-	}{
+	return []refusal{
 		{
 			name: "key of another certificate", text: "server-ca.key does not belong", remedy: "matching pair",
 			place: func(t *testing.T, cfg Config) { place(t, cfg, ServerCA, other, good) },
@@ -165,6 +180,14 @@ func TestRefusedAuthorities(t *testing.T) {
 				place(t, cfg, ServerCA, middle, middle, other)
 			},
 		},
+	}
+}
+
+// refusedFiles are files that are incomplete, unreadable or of the wrong kind.
+func refusedFiles(t *testing.T) []refusal {
+	t.Helper()
+	good := custom(t, "Good", nil, nil)
+	return []refusal{
 		{
 			name: "certificate without key", text: "put there by someone else", remedy: "restore",
 			place: func(t *testing.T, cfg Config) { mustWrite(t, ServerCA.CertFile(cfg.Layout), encodeCerts(good.cert)) },
@@ -200,13 +223,6 @@ func TestRefusedAuthorities(t *testing.T) {
 				mustWrite(t, ServiceKeyFile(cfg.Layout), (&pair{key: key}).keyPEM(t))
 			},
 		},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			cfg := testConfig(t, t.TempDir())
-			tt.place(t, cfg)
-			wantRefused(t, New(cfg), snapshot(t, cfg.Layout.Root), tt.text, tt.remedy)
-		})
 	}
 }
 

@@ -74,7 +74,9 @@ func TestKilledAtEachWrite(t *testing.T) {
 		{name: "before", last: nil},
 		{name: "after", last: func(path string, data []byte) error { return os.WriteFile(path, data, 0o600) }},
 		{name: "temporary file left", last: func(path string, data []byte) error {
-			return os.WriteFile(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp-123"), data[:20], 0o600)
+			tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp-123")
+			old := time.Now().Add(-2 * sweepAge)
+			return errors.Join(os.WriteFile(tmp, data[:20], 0o600), os.Chtimes(tmp, old, old))
 		}},
 		{name: "contents lost", last: func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) }},
 	}
@@ -234,7 +236,16 @@ func TestClockWasAhead(t *testing.T) {
 	checkPairs(t, cfg.Layout)
 }
 
-func TestReadOnlyAuthorityFolder(t *testing.T) {
+// TestWriteUnderWay: a temporary file of another writer stays.
+func TestWriteUnderWay(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	tmp := cfg.Layout.Cred(".encryption-config.json.tmp-1")
+	mustWrite(t, tmp, []byte("half"))
+	mustBoot(t, cfg)
+	mustRead(t, tmp)
+}
+
+func TestFullDisk(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	s := New(cfg)
 	s.write = func(path string, _ []byte, _ os.FileMode) error {

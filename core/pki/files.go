@@ -86,6 +86,9 @@ func (s *Store) makeFolders() error {
 	return nil
 }
 
+// sweepAge keeps sweep away from the writes of others that are under way.
+const sweepAge = 10 * time.Minute
+
 // sweep removes the temporary files of writes that a crash cut short.
 func sweep(dir string) error {
 	left, err := filepath.Glob(filepath.Join(dir, ".*.tmp-*"))
@@ -93,7 +96,10 @@ func sweep(dir string) error {
 		return fmt.Errorf("clean %s: %w", dir, err)
 	}
 	for _, path := range left {
-		if err := os.Remove(path); err != nil {
+		if info, err := os.Stat(path); err != nil || time.Since(info.ModTime()) < sweepAge {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("clean %s: %w", dir, err)
 		}
 	}

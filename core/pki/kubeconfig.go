@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/datadir"
 	"sigs.k8s.io/yaml"
 )
 
@@ -68,7 +69,7 @@ const (
 )
 
 // File is the kubeconfig's path.
-func (k KubeconfigName) File(l interface{ Cred(...string) string }) string {
+func (k KubeconfigName) File(l datadir.Layout) string {
 	return l.Cred(string(k) + ".kubeconfig")
 }
 

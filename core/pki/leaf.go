@@ -86,7 +86,8 @@ func (s *Store) sans(names []string, addrs []netip.Addr) (dns []string, ips []ne
 }
 
 // EnsureLeaves issues every leaf certificate that is missing or no longer
-// good; EnsureAuthorities comes first.
+// good, and writes the authorities' files without chain; EnsureAuthorities
+// comes first.
 func (s *Store) EnsureLeaves() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,6 +107,11 @@ func (s *Store) ensureLeaves() ([]Leaf, error) {
 		work = append(work, func() (err error) {
 			done[i], err = s.ensureLeaf(sp)
 			return err
+		})
+	}
+	for _, name := range []Authority{ClientCA, ServerCA} {
+		work = append(work, func() error {
+			return s.writeIfChanged(name.NoChainFile(s.cfg.Layout), encodeCerts(s.authorities[name].cert), 0o600)
 		})
 	}
 	err := parallel(work)

@@ -32,7 +32,7 @@ func (a Authority) CertFile(l datadir.Layout) string { return l.TLS(string(a) + 
 func (a Authority) KeyFile(l datadir.Layout) string { return l.TLS(string(a) + ".key") }
 
 // NoChainFile is the signing certificate alone, which is all that the signers
-// of kube-controller-manager accept.
+// of kube-controller-manager accept. It exists for ClientCA and ServerCA.
 func (a Authority) NoChainFile(l datadir.Layout) string { return l.TLS(string(a) + ".nochain.crt") }
 
 // commonNamePrefix starts the subject of a certificate that this package made

@@ -152,8 +152,9 @@ func TestFirstStart(t *testing.T) {
 		if life := cert.NotAfter.Sub(time.Now()); life < authorityLife-time.Hour {
 			t.Errorf("%s: life %s", a, life)
 		}
-		mustCert(t, a.NoChainFile(l))
 	}
+	mustCert(t, ClientCA.NoChainFile(l))
+	mustCert(t, ServerCA.NoChainFile(l))
 	api := mustCert(t, ServingKubeAPIServer.CertFile(l))
 	for _, name := range []string{
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.example", "localhost", "node-1", "api.example.org",
