@@ -22,6 +22,7 @@ type ContainerdSettings struct {
 	CNIBin       string
 	CNIConf      string
 	Runc         string // path of runc
+	RuncRoot     string // its state, with the run dir's life
 	PauseImage   string
 	Snapshotter  string
 	RegistryDir  string // certs.d
@@ -44,6 +45,7 @@ func NewContainerdSettings(l datadir.Layout, facts kernel.Facts, snapshotter, pa
 	return ContainerdSettings{
 		Root: l.Agent("containerd"), State: l.RunPath("containerd"), Socket: ContainerdSocket(l),
 		CNIBin: l.CNIBin(), CNIConf: CNIConfDir(l), Runc: filepath.Join(l.Bin, "runc"),
+		RuncRoot:   l.RunPath("runc"),
 		PauseImage: pauseImage, Snapshotter: snapshotter,
 		RegistryDir:  l.Agent("etc", "containerd", "certs.d"),
 		Imports:      l.Agent("etc", "containerd", "config.toml.d", "*.toml"),
@@ -148,6 +150,7 @@ disabled_plugins = [
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   BinaryName = {{ .Runc | quote }}
+  Root = {{ .RuncRoot | quote }}
   SystemdCgroup = {{ .Systemd }}
 `
 

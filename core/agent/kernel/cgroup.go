@@ -164,8 +164,11 @@ func hierarchies() ([]string, error) {
 	for _, entry := range entries {
 		path := filepath.Join(cgroupMount, entry.Name())
 		var fs unix.Statfs_t
-		if !entry.IsDir() || unix.Statfs(path, &fs) != nil || fs.Type != unix.CGROUP_SUPER_MAGIC {
+		if !entry.IsDir() || unix.Statfs(path, &fs) != nil {
 			continue // symbolic links such as cpu,cpuacct lead to the same hierarchy
+		}
+		if fs.Type != unix.CGROUP_SUPER_MAGIC && fs.Type != unix.CGROUP2_SUPER_MAGIC {
+			continue // version 2 may be mounted beside, as "unified": runc makes groups there too
 		}
 		dirs = append(dirs, path)
 	}
