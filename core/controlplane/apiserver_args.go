@@ -55,10 +55,13 @@ func APIServerArgs(c APIServerConfig) ([]string, error) {
 		"service-account-signing-key-file":   tls("service.key"),
 		"service-cluster-ip-range":           joinPrefixes(c.Network.ServiceCIDR),
 		"service-node-port-range":            fmt.Sprintf("%d-%d", c.Network.NodePortMin, c.Network.NodePortMax),
-		"tls-cert-file":                      tls("serving-kube-apiserver.crt"),
-		"tls-cipher-suites":                  cipherSuites,
-		"tls-min-version":                    "VersionTLS12",
-		"tls-private-key-file":               tls("serving-kube-apiserver.key"),
+		// Watches are ended rather than waited for: pods hold them for ever.
+		"shutdown-send-retry-after":               "true",
+		"shutdown-watch-termination-grace-period": "1s",
+		"tls-cert-file":                           tls("serving-kube-apiserver.crt"),
+		"tls-cipher-suites":                       cipherSuites,
+		"tls-min-version":                         "VersionTLS12",
+		"tls-private-key-file":                    tls("serving-kube-apiserver.key"),
 	}
 	if c.Secrets.Encryption {
 		args["encryption-provider-config"] = c.Layout.Cred("encryption-config.json")

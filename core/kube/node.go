@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/pflag"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -25,6 +26,9 @@ type Node struct {
 	ProxyArgs     []string
 }
 
+// stopGrace is how long kubelet gets to end its work after the node's context.
+const stopGrace = 2 * time.Second
+
 // RunNode runs kubelet and kube-proxy until ctx ends or one of them fails; the
 // error names which. The process must be given to them alone: stock code of
 // both calls os.Exit, and feature gates are shared.
@@ -41,29 +45,31 @@ func RunNode(ctx context.Context, node Node) error {
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
-	running := 1
 	if node.ProxyConfig != "" {
 		proxy, err := newProxy(node)
 		if err != nil {
 			return fmt.Errorf("kube-proxy: %w", err)
 		}
-		running++
 		go func() { exits <- exit{"kube-proxy", proxy.Run(ctx)} }()
 	}
 	go func() { exits <- exit{"kubelet", kubelet.run(ctx)} }()
 
-	var first error
-	for range running {
-		e := <-exits
-		if first == nil && ctx.Err() == nil {
-			if e.err == nil {
-				e.err = errors.New("ended by itself")
-			}
-			first = fmt.Errorf("%s: %w", e.component, e.err)
+	select {
+	case e := <-exits:
+		if e.err == nil {
+			e.err = errors.New("ended by itself")
 		}
-		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("%s: %w", e.component, e.err)
+	case <-ctx.Done():
 	}
-	return first
+	select { // kube-proxy's loop does not end, and has nothing to clean up
+	case <-exits:
+	case <-time.After(stopGrace):
+	}
+	return nil
 }
 
 type kubelet struct{ server *options.KubeletServer }

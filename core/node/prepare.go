@@ -14,6 +14,7 @@ import (
 	"github.com/kelson-io/kelson/core/controlplane"
 	"github.com/kelson-io/kelson/core/datadir"
 	"github.com/kelson-io/kelson/core/datastore"
+	"github.com/kelson-io/kelson/core/deploy"
 )
 
 // dataDirNeed is the free space that a server refuses to start without.
@@ -31,7 +32,8 @@ type prepared struct {
 	runner   controlplane.Runner
 	store    *datastore.Kine
 	args     arguments
-	service  []netip.Addr // first address of each service range
+	values   map[string]string // of the tokens in packaged manifests
+	service  []netip.Addr      // first address of each service range
 }
 
 type arguments struct{ apiserver, scheduler, controllers []string }
@@ -91,6 +93,9 @@ func (p *prepared) validate() (err error) {
 	}
 	if p.runner, err = p.deps.Runner(p.args.apiserver, p.args.scheduler, p.args.controllers); err != nil {
 		return config.Hinted(err, "check the kube-…-arg settings; kelson config show says where each comes from")
+	}
+	if p.values, err = deploy.Values(c.Network, c.Addons.LocalStoragePath); err != nil {
+		return err
 	}
 	for _, cidr := range c.Network.ServiceCIDR {
 		p.service = append(p.service, cidr.Masked().Addr().Next())

@@ -16,6 +16,7 @@ import (
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/controlplane"
 	"github.com/kelson-io/kelson/core/datastore"
+	"github.com/kelson-io/kelson/core/deploy"
 	"github.com/kelson-io/kelson/core/pki"
 	"github.com/kelson-io/kelson/core/status"
 	"github.com/kelson-io/kelson/core/version"
@@ -111,7 +112,10 @@ func (s *server) newNode() {
 		Socket: s.containerd.Socket(), Snapshotter: s.containerd.Snapshotter, Payload: s.layout.Images(),
 		User: s.layout.Agent("images"), Index: s.layout.Agent("containerd", "images.json"), Log: s.log,
 	})
-	s.addons = step{name: "addons"}
+	s.addons = deploy.New(deploy.Config{
+		Layout: s.layout, Disable: s.config.Addons.Disable, Packaged: s.deps.Manifests, Values: s.values,
+		RESTConfig: s.restConfig, Log: s.log,
+	})
 	s.registered = step{name: "node-registered", ready: s.nodeIsReady}
 }
 
