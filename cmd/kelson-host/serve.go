@@ -39,7 +39,8 @@ func runNode(ctx context.Context, path string, std streams) error {
 	if err != nil {
 		return err
 	}
-	logging.Install(logging.New(std.Err, file.LogFormat, file.Debug), file.Verbosity)
+	// The child has a log file of its own, where kubelet's course belongs.
+	logging.Install(logging.New(std.Err, file.LogFormat, file.Debug), max(file.Verbosity, 1))
 	if err := kube.RunNode(ctx, kube.Node{
 		KubeletConfig: file.KubeletConfig, KubeletArgs: file.KubeletArgs,
 		ProxyConfig: file.ProxyConfig, ProxyArgs: file.ProxyArgs,

@@ -12,13 +12,13 @@ import (
 )
 
 // InstallKlog leads klog, and what asks it for a contextual logger, into log.
-// Warnings and errors keep their level. verbosity is klog's -v: at 0 the
-// components' info lines, which are noise to a user, become debug lines; from 1
-// on they stay at info, those of V(1) to V(verbosity) included.
+// Errors keep their level. verbosity is klog's -v: at 0 the components' info
+// lines and warnings, which are noise to a user, become debug lines; from 1 on
+// they keep their level, those of V(1) to V(verbosity) included.
 func InstallKlog(log hclog.Logger, verbosity int) {
-	s := &klogSink{log: log, info: hclog.Debug, verbosity: verbosity}
+	s := &klogSink{log: log, info: hclog.Debug, warn: hclog.Debug, verbosity: verbosity}
 	if verbosity > 0 {
-		s.info = hclog.Info
+		s.info, s.warn = hclog.Info, hclog.Warn
 	}
 	var level klog.Level // a handle on klog's own, global level
 	_ = level.Set(strconv.Itoa(verbosity))
@@ -31,6 +31,7 @@ func InstallKlog(log hclog.Logger, verbosity int) {
 type klogSink struct {
 	log       hclog.Logger
 	info      hclog.Level // what an info line becomes
+	warn      hclog.Level // what a warning becomes
 	verbosity int
 }
 
@@ -51,11 +52,11 @@ func (s *klogSink) Error(err error, msg string, kv ...any) {
 }
 
 func (s *klogSink) WithValues(kv ...any) logr.LogSink {
-	return &klogSink{log: s.log.With(plain(kv)...), info: s.info, verbosity: s.verbosity}
+	return &klogSink{log: s.log.With(plain(kv)...), info: s.info, warn: s.warn, verbosity: s.verbosity}
 }
 
 func (s *klogSink) WithName(name string) logr.LogSink {
-	return &klogSink{log: s.log.Named(name), info: s.info, verbosity: s.verbosity}
+	return &klogSink{log: s.log.Named(name), info: s.info, warn: s.warn, verbosity: s.verbosity}
 }
 
 // writeLine takes a formatted line, `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg`.
@@ -75,7 +76,7 @@ func (s *klogSink) parseLine(line []byte) (hclog.Level, string) {
 	}
 	switch header[0] {
 	case 'W':
-		return hclog.Warn, string(msg)
+		return s.warn, string(msg)
 	case 'E', 'F':
 		return hclog.Error, string(msg)
 	case 'I':

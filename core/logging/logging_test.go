@@ -118,21 +118,20 @@ func klogLines() {
 }
 
 func TestKlog(t *testing.T) {
-	errs := `[WARN]  a warning
-[ERROR] an error
+	errs := `[ERROR] an error
 [ERROR] structured error: ptr="<panic: runtime error: invalid memory address or nil pointer dereference>" err=cause
 [ERROR] sub: contextual error: odd="(missing)" who=pod/b
 `
-	info := func(level string) string {
-		return strings.ReplaceAll(`[L] plain info
+	info := func(level, warning string) string {
+		return strings.NewReplacer("[L]", level, "[W]", warning).Replace(`[L] plain info
 [L] formatted 1
-[WARN]  a warning
+[W] a warning
 [ERROR] an error
 [L] structured: pod=ns/a n=1
 [ERROR] structured error: ptr="<panic: runtime error: invalid memory address or nil pointer dereference>" err=cause
 [L] sub: contextual: odd="(missing)"
 [ERROR] sub: contextual error: odd="(missing)" who=pod/b
-`, "[L]", level)
+`)
 	}
 	verbose := `[INFO]  plain info
 [INFO]  formatted 1
@@ -153,8 +152,8 @@ func TestKlog(t *testing.T) {
 		want      string
 	}{
 		{"quiet", 0, false, errs},
-		{"debug", 0, true, info("[DEBUG]")},
-		{"verbosity 1", 1, false, info("[INFO] ")},
+		{"debug", 0, true, info("[DEBUG]", "[DEBUG]")},
+		{"verbosity 1", 1, false, info("[INFO] ", "[WARN] ")},
 		{"verbosity 2", 2, false, verbose},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -170,7 +169,7 @@ func TestKlog(t *testing.T) {
 }
 
 func TestParseKlogLine(t *testing.T) {
-	s := &klogSink{log: hclog.NewNullLogger(), info: hclog.Debug}
+	s := &klogSink{log: hclog.NewNullLogger(), info: hclog.Debug, warn: hclog.Warn}
 	for _, c := range []struct {
 		line, msg string
 		level     hclog.Level
