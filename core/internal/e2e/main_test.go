@@ -43,9 +43,15 @@ func TestMain(m *testing.M) {
 // newServer prepares a server of the file under test on a network of its own.
 func newServer(t *testing.T, network testkit.NetworkConfig, args ...string) *testkit.Server {
 	t.Helper()
-	bin := testkit.Binary(t, "KELSON")
 	slots <- struct{}{}
 	t.Cleanup(func() { <-slots })
+	return newRefused(t, network, args...)
+}
+
+// newRefused prepares a server that is not meant to boot: it takes no slot.
+func newRefused(t *testing.T, network testkit.NetworkConfig, args ...string) *testkit.Server {
+	t.Helper()
+	bin := testkit.Binary(t, "KELSON")
 	net := testkit.NewNetwork(t, network)
 	net.ServeDNS(t, map[string]netip.Addr{outside + ".": outsideAddr})
 	return testkit.NewServer(t, testkit.ServerConfig{Bin: bin, Net: net, Args: args})
@@ -58,6 +64,10 @@ var bare = []string{"--disable", "coredns", "--disable", "local-path", "--disabl
 // runPod starts one sleeping pod and waits until it is ready.
 func runPod(t *testing.T, s *testkit.Server, name string) testkit.Pod {
 	t.Helper()
+	s.Await(t, booted, "default service account", func(ctx context.Context, a *testkit.API) error {
+		_, err := a.Do(ctx, "GET", "/api/v1/namespaces/default/serviceaccounts/default", "", nil)
+		return err
+	})
 	s.Apply(t, podManifest(name))
 	return s.WaitPods(t, soon, "default", "app="+name, 1)[0]
 }

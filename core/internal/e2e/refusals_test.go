@@ -39,7 +39,7 @@ func TestUsageErrors(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, testkit.NetworkConfig{})
+			s := newRefused(t, testkit.NetworkConfig{})
 			args := tc.args
 			if tc.config != "" {
 				file := filepath.Join(t.TempDir(), "config.yaml")
@@ -67,7 +67,7 @@ func untouched(t *testing.T, s *testkit.Server) {
 
 func TestRefusedPortTaken(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testkit.NetworkConfig{})
+	s := newRefused(t, testkit.NetworkConfig{})
 	s.Net.Listen(t, "tcp", ":6443")
 	refused(t, s, 1, nil, "6443", "in use|taken")
 	untouched(t, s)
@@ -126,7 +126,7 @@ func TestRefusedDataDir(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := newServer(t, testkit.NetworkConfig{})
+			s := newRefused(t, testkit.NetworkConfig{})
 			if err := os.MkdirAll(s.Data, 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -322,7 +322,7 @@ func TestRefusedWrongToken(t *testing.T) {
 // clock that is behind.
 func TestRefusedClock(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testkit.NetworkConfig{}, bare...)
+	s := newRefused(t, testkit.NetworkConfig{}, bare...)
 	writeAuthority(t, filepath.Join(s.Data, "server", "tls"), "server-ca", time.Now().AddDate(1, 0, 0))
 	refused(t, s, 1, nil, "clock", "server-ca")
 }

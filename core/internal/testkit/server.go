@@ -360,6 +360,9 @@ func (s *Server) keepLogs(t testing.TB) {
 		t.Log(err)
 		return
 	}
+	if s.residue == nil {
+		return
+	}
 	logs, _ := filepath.Glob(filepath.Join(s.Data, "agent", "*", "*.log"))
 	more, _ := filepath.Glob(filepath.Join(s.Data, "agent", "*.log"))
 	for _, from := range append(append(logs, more...), s.Log) {
