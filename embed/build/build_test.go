@@ -48,6 +48,13 @@ func TestParseDebianLock(t *testing.T) {
 	}
 }
 
+func TestParsePolicy(t *testing.T) {
+	got := parsePolicy("kmod:\n  Installed: (none)\n  Candidate: 30-1\n  Version table:\n     30-1 500\nno-such:\n  Candidate: (none)\nlibc6:\n  Candidate: 2.36\n")
+	if len(got) != 2 || got["kmod"] != "30-1" || got["libc6"] != "2.36" {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestUnlockedPackageNamesTheRemedy(t *testing.T) {
 	b := &builder{ctx: context.Background(), cache: t.TempDir()}
 	if _, err := b.fetch(debPackage{Name: "x"}); err == nil || !strings.Contains(err.Error(), "make debian-lock") {

@@ -73,12 +73,14 @@ func (b *builder) updateDebianLock() error {
 	if _, err := b.output("apt-get", "update", "-qq"); err != nil {
 		return err
 	}
+	versions, err := b.candidates(pkgs)
+	if err != nil {
+		return err
+	}
 	var out bytes.Buffer
 	out.WriteString(debianHead)
 	for _, p := range pkgs {
-		if p.Version, err = b.candidate(p.Name); err != nil {
-			return err
-		}
+		p.Version = versions[p.Name]
 		if err := b.download(p); err != nil {
 			return err
 		}
@@ -90,17 +92,40 @@ func (b *builder) updateDebianLock() error {
 	return os.WriteFile(debianLock, out.Bytes(), 0o644)
 }
 
-func (b *builder) candidate(name string) (string, error) {
-	policy, err := b.output("apt-cache", "policy", name)
+// candidates asks apt once for what it would install of each package.
+func (b *builder) candidates(pkgs []debPackage) (map[string]string, error) {
+	args := []string{"policy"}
+	for _, p := range pkgs {
+		args = append(args, p.Name)
+	}
+	policy, err := b.output("apt-cache", args...)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	_, rest, ok := strings.Cut(policy, "Candidate: ")
-	version, _, _ := strings.Cut(rest, "\n")
-	if !ok || version == "(none)" {
-		return "", fmt.Errorf("no mirror offers the Debian package %s", name)
+	out := parsePolicy(policy)
+	for _, p := range pkgs {
+		if out[p.Name] == "" {
+			return nil, fmt.Errorf("no mirror offers the Debian package %s", p.Name)
+		}
 	}
-	return strings.TrimSpace(version), nil
+	return out, nil
+}
+
+// parsePolicy reads name → candidate from the output of apt-cache policy.
+func parsePolicy(policy string) map[string]string {
+	out := map[string]string{}
+	var name string
+	for line := range strings.Lines(policy) {
+		line = strings.TrimRight(line, "\n")
+		if !strings.HasPrefix(line, " ") {
+			name = strings.TrimSuffix(line, ":")
+			continue
+		}
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Candidate: "); ok && v != "(none)" {
+			out[name] = v
+		}
+	}
+	return out
 }
 
 // fetch returns the path of the package's verified file in the cache, and

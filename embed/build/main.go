@@ -9,8 +9,8 @@
 // Debian packages by embed/debian.lock, dates come from the commit, owners and
 // times in the tar are fixed. Each stage keeps its results, so that a second
 // run redoes only what changed; a compressed frame is kept by the hash of its
-// content. The command runs in the root of the repository and is not safe to
-// run twice at once.
+// content. The command runs in the root of the repository; a second one waits
+// until the first has ended.
 package main
 
 import (
@@ -62,6 +62,11 @@ func run(ctx context.Context, args []string) error {
 	if err := os.MkdirAll(b.out(), 0o755); err != nil {
 		return err
 	}
+	unlock, err := b.exclusive()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	switch {
 	case *lock:
 		return b.updateDebianLock()
@@ -74,7 +79,6 @@ func run(ctx context.Context, args []string) error {
 			b.only[s] = true
 		}
 	}
-	var err error
 	if b.version, err = b.readVersions(*revision); err != nil {
 		return err
 	}
@@ -93,6 +97,21 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	return nil
+}
+
+// exclusive waits until no other build works in dist.
+func (b *builder) exclusive() (unlock func(), err error) {
+	f, err := os.OpenFile(b.out(".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		fmt.Println("build: waiting for another build in", b.dist)
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+		}
+	}
+	return func() { f.Close() }, nil
 }
 
 // stage runs one stage, if it was asked for, and says how long it took.
