@@ -167,27 +167,20 @@ func chooseSnapshotter(wanted string, overlay error) (name, warning string) {
 }
 
 // containerdEnv passes the environment on: PATH replaced, CONTAINERD_NAME=v
-// turned into NAME=v for containerd alone (proxies of its own, for example),
-// GOGC lowered unless the user chose: the daemon is idle most of the time.
+// turned into NAME=v for containerd alone (proxies of its own, for example).
 func containerdEnv(environ []string, search string) []string {
 	var env, own []string
-	gogc := false
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		switch {
-		case name == "PATH", strings.HasPrefix(name, "TMUX"):
+		case name == "PATH":
 		case strings.HasPrefix(name, "CONTAINERD_"):
 			own = append(own, strings.TrimPrefix(name, "CONTAINERD_")+"="+value)
 		default:
 			env = append(env, kv)
 		}
-		gogc = gogc || name == "GOGC" || name == "CONTAINERD_GOGC"
 	}
-	env = append(append(env, own...), "PATH="+search)
-	if !gogc {
-		env = append(env, "GOGC=50")
-	}
-	return env
+	return append(append(env, own...), "PATH="+search)
 }
 
 // poll calls check until it returns nil. When ctx ends first, the last reason

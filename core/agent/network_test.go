@@ -267,3 +267,42 @@ func TestBridgeKeepsOldGateways(t *testing.T) {
 		t.Errorf("tables left: %s %v", out, err)
 	}
 }
+
+// TestMasqueradeWithIPTables is the fallback for kernels without nftables.
+func TestMasqueradeWithIPTables(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	tools := kernel.Tools{Path: kernel.SearchPath(os.Getenv("KELSON_TEST_BIN"), os.Getenv("PATH"), false)}
+	if tools.Find("iptables-restore") == "" {
+		t.Skip("no iptables")
+	}
+	if err := kernel.TryIPTables(t.Context(), tools); err != nil {
+		t.Fatal(err) // there but of no use: extensions are missing, or the kernel's side
+	}
+	node := NodeNetwork{PodCIDRs: prefixes("10.42.0.0/24", "fd00:42::/64"), ClusterCIDRs: prefixes("10.42.0.0/16", "fd00:42::/56")}
+	if _, err := tools.Run(t.Context(), "", "iptables", "-P", "FORWARD", "DROP"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := masquerade(t.Context(), tools, kernel.Facts{IPTables: true}, "cni0", node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"iptables": "-A KELSON-CNI0 -s 10.42.0.0/24 -j MASQUERADE", "ip6tables": "-A KELSON-CNI0 -s fd00:42::/64 -j MASQUERADE"} {
+		out, err := tools.Run(t.Context(), "", name, "-t", "nat", "-S")
+		if err != nil || strings.Count(out, want) != 1 || strings.Count(out, "-j KELSON-CNI0") != 1 {
+			t.Errorf("%s: %s %v", name, out, err)
+		}
+	}
+	out, err := tools.Run(t.Context(), "", "iptables", "-S", "FORWARD")
+	if err != nil || strings.Count(out, "10.42.0.0/16") != 2 {
+		t.Errorf("forwarding rules: %s %v", out, err)
+	}
+	if err := unmasquerade(t.Context(), tools, kernel.Facts{}, "cni0"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tools.Run(t.Context(), "", "iptables", "-t", "nat", "-S"); err != nil || strings.Contains(out, "KELSON") {
+		t.Errorf("left: %s %v", out, err)
+	}
+}

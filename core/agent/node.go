@@ -47,7 +47,8 @@ type NodeDeps struct {
 // code of both ends its process (node deleted, addresses changed, port taken).
 // It is restarted with back-off for ever; pods run on meanwhile.
 type NodeChild struct {
-	deps NodeDeps
+	deps   NodeDeps
+	period time.Duration // between looks at the addresses
 
 	mu     sync.Mutex
 	child  *process.Child
@@ -60,7 +61,7 @@ type NodeChild struct {
 var _ boot.Step = (*NodeChild)(nil)
 
 // NewNodeChild returns the step. It does no I/O.
-func NewNodeChild(deps NodeDeps) *NodeChild { return &NodeChild{deps: deps} }
+func NewNodeChild(deps NodeDeps) *NodeChild { return &NodeChild{deps: deps, period: identityPeriod} }
 
 // Name implements boot.Step.
 func (n *NodeChild) Name() string { return "node" }
@@ -115,7 +116,14 @@ func withoutPath(environ []string) []string {
 // exited is called after each end of the child, before it is started again.
 func (n *NodeChild) exited(err error) {
 	reason := fmt.Sprint(err)
-	for _, port := range []int{n.deps.Node.KubeletPort, 10248, 10249, 10256} {
+	if told := toldInLog(n.deps.Layout.Agent("node.log")); told != "" {
+		reason = fmt.Sprintf("%s (%v)", told, err)
+	}
+	listens := []int{n.deps.Node.KubeletPort, 10248}
+	if !n.deps.Node.DisableKubeProxy {
+		listens = append(listens, 10249, 10256)
+	}
+	for _, port := range listens {
 		if portTaken(port) {
 			reason = fmt.Sprintf("port %d is taken by another process (%v)", port, err)
 			break
@@ -125,6 +133,35 @@ func (n *NodeChild) exited(err error) {
 	n.reason = reason
 	n.mu.Unlock()
 	n.deps.Log.Warn("kubelet and kube-proxy ended, pods run on", "reason", reason, "log", n.deps.Layout.Agent("node.log"))
+}
+
+// toldInLog finds, in the last lines, what stock code logs before it ends its
+// process.
+func toldInLog(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return ""
+	}
+	const tail = 8 << 10
+	raw, err := io.ReadAll(io.NewSectionReader(file, max(0, info.Size()-tail), tail))
+	if err != nil {
+		return ""
+	}
+	for _, known := range []struct{ logged, reason string }{
+		{"Node is being deleted", "the Node object was deleted; it is registered again"},
+		{"NodeIPs changed", "the addresses in the Node object changed"},
+		{"PodCIDRs changed", "the pod CIDR in the Node object changed"},
+	} {
+		if strings.Contains(string(raw), known.logged) {
+			return known.reason
+		}
+	}
+	return ""
 }
 
 func portTaken(port int) bool {
@@ -140,7 +177,7 @@ func portTaken(port int) bool {
 // kubelet nor kube-proxy take new ones while they run.
 func (n *NodeChild) follow(ctx context.Context) {
 	defer close(n.done)
-	ticker := time.NewTicker(identityPeriod)
+	ticker := time.NewTicker(n.period)
 	defer ticker.Stop()
 	for {
 		select {

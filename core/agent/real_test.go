@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -308,14 +309,14 @@ func TestPodsOnRealContainerd(t *testing.T) {
 	newContainerd := func() *Containerd {
 		return NewContainerd(ContainerdDeps{Layout: l, Node: node, Path: containerdPath(l), Search: search, Facts: host.Facts, Log: log})
 	}
-	runtime := newContainerd()
+	engine := newContainerd()
 	began := time.Now()
-	start(ctx, t, runtime)
-	t.Logf("containerd ready after %v, rss %s", time.Since(began), rss(runtime.child.PID()))
-	t.Cleanup(func() { _ = runtime.Stop(context.Background()) })
+	start(ctx, t, engine)
+	t.Logf("containerd ready after %v, rss %s", time.Since(began), rss(engine.child.PID()))
+	t.Cleanup(func() { _ = engine.Stop(context.Background()) })
 
 	writeImage(t, filepath.Join(l.Images(), "podprobe.tar"), "kelson/podprobe:test")
-	importer := images.New(images.Deps{Socket: runtime.Socket(), Snapshotter: runtime.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
+	importer := images.New(images.Deps{Socket: engine.Socket(), Snapshotter: engine.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
 	start(ctx, t, importer)
 	if err := importer.Stop(ctx); err != nil {
 		t.Error(err)
@@ -327,7 +328,7 @@ func TestPodsOnRealContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("network configured in %v", time.Since(began))
-	client := newCRI(t, runtime.Socket())
+	client := newCRI(t, engine.Socket())
 	waitNetworkReady(ctx, t, client)
 
 	began = time.Now()
@@ -346,28 +347,35 @@ func TestPodsOnRealContainerd(t *testing.T) {
 		}
 	}
 	hostPort(ctx, t, client, caller)
+	nodeIPs := []string{"192.0.2.10:", "[2001:db8::10]:"}
+	for i, listener := range listenOutside(t, "eth0-peer", "192.0.2.20/24", "2001:db8::20/64") {
+		serveCaller(t, listener)
+		if seen := client.get(ctx, caller, "http://"+listener.Addr().String()); !strings.HasPrefix(seen, nodeIPs[i]) {
+			t.Errorf("outside saw %s, want the node's address %s", seen, nodeIPs[i])
+		}
+	}
 
 	// A containerd that ends takes no container along, and the next one finds it.
 	before := pidOf(ctx, t, client, server)
-	if err := runtime.Stop(ctx); err != nil {
+	if err := engine.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Kill(before, 0); err != nil {
 		t.Errorf("container process %d did not survive containerd: %v", before, err)
 	}
-	runtime = newContainerd()
+	engine = newContainerd()
 	began = time.Now()
-	start(ctx, t, runtime)
+	start(ctx, t, engine)
 	t.Logf("containerd ready again after %v", time.Since(began))
 	if after := pidOf(ctx, t, client, server); after != before {
 		t.Errorf("container has pid %d, had %d", after, before)
 	}
-	again := images.New(images.Deps{Socket: runtime.Socket(), Snapshotter: runtime.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
+	again := images.New(images.Deps{Socket: engine.Socket(), Snapshotter: engine.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
 	start(ctx, t, again)
 	if err := again.Stop(ctx); err != nil {
 		t.Error(err)
 	}
-	dropLater(ctx, t, l, runtime, log)
+	dropLater(ctx, t, l, engine, log)
 	client.removeAll(ctx)
 	if left, _ := filepath.Glob(l.Agent("cni", "networks", "kelson", "10.*")); len(left) != 0 {
 		t.Errorf("addresses left: %v", left)
@@ -438,12 +446,69 @@ func hostPort(ctx context.Context, t *testing.T, c *cri, caller pod) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })}
-	go func() { _ = server.Serve(listener) }()
-	defer server.Close()
+	serveCaller(t, listener)
 	if seen := c.get(ctx, caller, "http://192.0.2.10:8090"); !strings.HasPrefix(seen, caller.ips[0]) {
 		t.Errorf("the node saw %s, the pod has %s", seen, caller.ips[0])
 	}
+}
+
+// serveCaller answers every request with the address that it came from.
+func serveCaller(t *testing.T, listener net.Listener) {
+	t.Helper()
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+}
+
+// listenOutside moves the uplink's peer into a network namespace of its own and
+// listens there: a neighbour of the node that knows no route to pods.
+func listenOutside(t *testing.T, peer string, addrs ...string) []net.Listener {
+	t.Helper()
+	link, err := netlink.LinkByName(peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, moved := make(chan int), make(chan error)
+	var out []net.Listener
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			ready <- -1
+			done <- err
+			return
+		}
+		ready <- unix.Gettid()
+		err := <-moved
+		for _, text := range addrs {
+			var addr *netlink.Addr
+			if addr, err = netlink.ParseAddr(text); err != nil {
+				break
+			}
+			if addr.IP.To4() == nil {
+				addr.Flags = unix.IFA_F_NODAD
+			}
+			if err = netlink.AddrAdd(link, addr); err != nil {
+				break
+			}
+			if err = netlink.LinkSetUp(link); err != nil {
+				break
+			}
+			var listener net.Listener
+			if listener, err = net.Listen("tcp", net.JoinHostPort(addr.IP.String(), "8091")); err != nil {
+				break
+			}
+			out = append(out, listener)
+		}
+		done <- err
+	}()
+	if tid := <-ready; tid > 0 {
+		moved <- netlink.LinkSetNsPid(link, tid)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func pidOf(ctx context.Context, t *testing.T, c *cri, p pod) int {
@@ -464,9 +529,9 @@ func pidOf(ctx context.Context, t *testing.T, c *cri, p pod) int {
 
 // dropLater puts a good and a bad archive into agent/images while the importer
 // watches.
-func dropLater(ctx context.Context, t *testing.T, l datadir.Layout, runtime *Containerd, log hclog.Logger) {
+func dropLater(ctx context.Context, t *testing.T, l datadir.Layout, engine *Containerd, log hclog.Logger) {
 	t.Helper()
-	importer := images.New(images.Deps{Socket: runtime.Socket(), Snapshotter: runtime.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
+	importer := images.New(images.Deps{Socket: engine.Socket(), Snapshotter: engine.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
 	start(ctx, t, importer)
 	defer func() { _ = importer.Stop(ctx) }()
 	if err := os.WriteFile(l.Agent("images", "bad.tar.gz"), []byte("not a gzip file"), 0o600); err != nil {
