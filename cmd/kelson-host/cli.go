@@ -38,9 +38,14 @@ type commands struct {
 	Node   nodeCmd   `cmd:"" hidden:"" help:"Run kubelet and kube-proxy; started by the server." group:"Run:"`
 
 	Status     statusCmd     `cmd:"" help:"Show how the server and its cluster are." group:"Look:"`
+	Boot       bootCmd       `cmd:"" help:"Show where the time of the last boot went." group:"Look:"`
+	Check      checkCmd      `cmd:"" help:"Check whether this host can run a server." group:"Look:"`
 	Config     configCmd     `cmd:"" help:"Show or check the configuration." group:"Look:"`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell." group:"Look:"`
 	Version    versionCmd    `cmd:"" help:"Print the version of this build." group:"Look:"`
+
+	Images      imagesCmd      `cmd:"" help:"List or import the node's images." group:"Manage:"`
+	Certificate certificateCmd `cmd:"" help:"Look after the cluster's certificates." group:"Manage:"`
 
 	Kubectl    toolCmd `cmd:"" passthrough:"" help:"Kubernetes' command line, for this cluster." group:"Tools:"`
 	Ctr        toolCmd `cmd:"" passthrough:"" help:"containerd's command line, for this node." group:"Tools:"`

@@ -9,10 +9,14 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
+
+	"github.com/kelson-io/kelson/core/node"
 )
 
 func main() {
@@ -21,7 +25,22 @@ func main() {
 
 // run executes one command line and returns the exit code.
 func run(argv []string, io streams) int {
-	return report(io.Err, dispatch(argv, io))
+	err := dispatch(argv, io)
+	if errors.Is(err, node.ErrRestart) {
+		report(io.Err, err)
+		err = restart(argv)
+	}
+	return report(io.Err, err)
+}
+
+// restart replaces this process by a fresh one of the same command line; the
+// pods run on. It returns only if that is not possible.
+func restart(argv []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("restart: find own executable: %w", err)
+	}
+	return fmt.Errorf("restart %s: %w", self, syscall.Exec(self, argv, os.Environ()))
 }
 
 // dispatch chooses the program by argv[0], or by the verb behind kelson's own

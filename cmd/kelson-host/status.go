@@ -54,14 +54,17 @@ func (c *statusCmd) Run(g globals, std streams) error {
 func readReport(ctx context.Context, d dirs) (statusReport, error) {
 	s, err := status.Read(d.statusFile())
 	if errors.Is(err, fs.ErrNotExist) {
-		return statusReport{}, config.Hinted(fmt.Errorf("status: no server runs on %s", d.data), startHint)
+		return statusReport{}, config.Hinted(fmt.Errorf("status: no server runs on %s", d.Root), startHint)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return statusReport{}, config.Hinted(err, "run it as root")
 	}
 	if err != nil {
 		return statusReport{}, err
 	}
 	r := statusReport{Server: &s, Running: alive(s.PID)}
 	if !r.Running {
-		return r, config.Hinted(fmt.Errorf("status: the server on %s does not run; process %d is gone", d.data, s.PID), startHint)
+		return r, config.Hinted(fmt.Errorf("status: the server on %s does not run; process %d is gone", d.Root, s.PID), startHint)
 	}
 	r.Uptime = time.Since(s.StartedAt).Round(time.Second).String()
 	r.Cluster = probeCluster(ctx, s)
