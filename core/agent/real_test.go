@@ -23,8 +23,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kelson-io/kelson/core/agent/images"
@@ -32,75 +30,6 @@ import (
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/datadir"
 )
-
-// inNamespaces runs the test again as a process with a network and a mount
-// namespace of its own, which vanish with it. It returns false in the outer
-// process, when the inner one has passed.
-func inNamespaces(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv("KELSON_TEST_INNER") == t.Name() {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		up(t, "lo")
-		return true
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
-	cmd.Env = append(os.Environ(), "KELSON_TEST_INNER="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Contains(out, []byte("--- SKIP")) {
-		t.Skip("skipped inside, see above")
-	}
-	return false
-}
-
-func up(t *testing.T, name string) {
-	t.Helper()
-	link, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.LinkSetUp(link)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// addUplink makes an interface that stands for the host's network, with a peer
-// in a network namespace of its own when peer is set.
-func addUplink(t *testing.T, name string, addrs ...string) {
-	t.Helper()
-	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: 1400}, PeerName: name + "-peer"}
-	if err := netlink.LinkAdd(link); err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range addrs {
-		addr, err := netlink.ParseAddr(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if strings.Contains(text, ".") {
-			addr.Flags = 0
-		}
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			t.Fatal(err)
-		}
-	}
-	up(t, name)
-	up(t, name+"-peer")
-}
 
 // payload makes a data dir with the programs of KELSON_TEST_BIN.
 func payload(t *testing.T) datadir.Layout {
@@ -180,101 +109,6 @@ func tarball(t *testing.T, files map[string][]byte, mode int64) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
-}
-
-// cri is a small client that runs pods.
-type cri struct {
-	t       *testing.T
-	runtime runtimeapi.RuntimeServiceClient
-}
-
-func newCRI(t *testing.T, socket string) *cri {
-	t.Helper()
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return &cri{t, runtimeapi.NewRuntimeServiceClient(conn)}
-}
-
-type pod struct {
-	id, container string
-	ips           []string
-}
-
-// runPod runs podprobe with an argument in a pod of its own.
-func (c *cri) runPod(ctx context.Context, name, image, argument string, ports ...*runtimeapi.PortMapping) pod {
-	c.t.Helper()
-	sandbox := &runtimeapi.PodSandboxConfig{
-		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "test", Uid: name},
-		LogDirectory: c.t.TempDir(), PortMappings: ports,
-		Linux: &runtimeapi.LinuxPodSandboxConfig{CgroupParent: "/kelson-agent-test"},
-	}
-	made, err := c.runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: sandbox})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	container, err := c.runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{
-		PodSandboxId: made.PodSandboxId, SandboxConfig: sandbox,
-		Config: &runtimeapi.ContainerConfig{
-			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: image},
-			Command: []string{"/podprobe", argument}, LogPath: "log",
-		},
-	})
-	if err == nil {
-		_, err = c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: container.ContainerId})
-	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	status, err := c.runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: made.PodSandboxId})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	p := pod{id: made.PodSandboxId, container: container.ContainerId, ips: []string{status.Status.Network.Ip}}
-	for _, extra := range status.Status.Network.AdditionalIps {
-		p.ips = append(p.ips, extra.Ip)
-	}
-	return p
-}
-
-// get asks for a URL from within a pod, until it answers.
-func (c *cri) get(ctx context.Context, p pod, url string) string {
-	c.t.Helper()
-	var body string
-	err := poll(ctx, 50*time.Millisecond, func(ctx context.Context) error {
-		answer, err := c.runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: p.container, Cmd: []string{"/podprobe", "get", url}, Timeout: 10})
-		if err != nil {
-			return err
-		}
-		if answer.ExitCode != 0 {
-			return fmt.Errorf("GET %s: %s", url, answer.Stderr)
-		}
-		body = string(answer.Stdout)
-		return nil
-	})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return body
-}
-
-func (c *cri) removeAll(ctx context.Context) {
-	list, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		c.t.Error(err)
-		return
-	}
-	for _, p := range list.Items {
-		_, err := c.runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.Id})
-		if err == nil {
-			_, err = c.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.Id})
-		}
-		if err != nil {
-			c.t.Error(err)
-		}
-	}
 }
 
 // TestPodsOnRealContainerd drives host, containerd, images and network the way
