@@ -338,7 +338,13 @@ func TestPortsOfTheNodeTaken(t *testing.T) {
 			l := s.Net.Listen(t, "tcp", fmt.Sprintf(":%d", port))
 			s.Start(t)
 			s.WaitAPI(t, booted)
-			s.WaitLog(t, soon, strconv.Itoa(port))
+			testkit.Eventually(t, soon, "the port in a log", func(context.Context) error {
+				node, _ := os.ReadFile(filepath.Join(s.Data, "agent", "node.log"))
+				if !strings.Contains(s.Output()+string(node), strconv.Itoa(port)) {
+					return errors.New("not named")
+				}
+				return nil
+			})
 			if err := l.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -166,7 +166,7 @@ func eventuallyFetches(t *testing.T, s *testkit.Server, pod, host, want string) 
 		host = "[" + host + "]"
 	}
 	testkit.Eventually(t, soon, "HTTP answer of "+host, func(context.Context) error {
-		r := s.TryExec(t, "default", pod, "wget", "-q", "-T", "3", "-O", "-", "http://"+host+"/")
+		r := s.TryExec(t, "default", pod, "timeout", "5", "wget", "-q", "-O", "-", "http://"+host+"/")
 		if strings.TrimSpace(r.Stdout) != want {
 			return fmt.Errorf("got %q %s", r.Stdout, r.Stderr)
 		}

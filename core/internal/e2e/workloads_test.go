@@ -83,7 +83,7 @@ spec: {type: NodePort, selector: {app: pair}, ports: [{port: 80, targetPort: 808
 	ip := s.Kubectl(t, "get", "service", "pair", "-o", "jsonpath={.spec.clusterIP}")
 	for what, dial := range map[string]func() (string, error){
 		"ClusterIP from a pod": func() (string, error) {
-			r := s.TryExec(t, "default", "client", "wget", "-q", "-T", "3", "-O", "-", "http://"+ip+"/")
+			r := s.TryExec(t, "default", "client", "timeout", "5", "wget", "-q", "-O", "-", "http://"+ip+"/")
 			return r.Stdout, errIf(r)
 		},
 		"ClusterIP from the node": func() (string, error) { return fetch(s.Net.Dial, net.JoinHostPort(ip, "80")) },
@@ -404,6 +404,9 @@ func rbac(t *testing.T, s *testkit.Server) {
 	// With its own token, too, not only by impersonation.
 	token := strings.TrimSpace(s.Kubectl(t, "create", "token", "plain"))
 	anonymous := filepath.Join(t.TempDir(), "none")
+	if err := os.WriteFile(anonymous, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r = s.Run(t, "", s.Bin, "kubectl", "--kubeconfig", anonymous, "--server", "https://127.0.0.1:6443",
 		"--insecure-skip-tls-verify", "--token", token, "get", "secrets")
 	says(t, r.Stderr, "forbidden", "system:serviceaccount:default:plain")
