@@ -49,6 +49,9 @@ type Fatal struct {
 // RunServer boots a server and returns when it has stopped in order: nil after
 // ctx ended, ErrRestart after a fatal report, otherwise the reason.
 func RunServer(ctx context.Context, cfg config.Server, deps Deps) (err error) {
+	for _, warning := range cfg.Warnings {
+		deps.Log.Warn(warning)
+	}
 	times := &timeline.Recorder{}
 	if err := times.Launch(os.Getenv, time.Now()); err != nil {
 		deps.Log.Warn("launch times are left out", "err", err)

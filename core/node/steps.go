@@ -1,9 +1,11 @@
 package node
 
 import (
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -135,7 +137,23 @@ func (s *server) initialStatus() status.Status {
 	return status.Status{
 		Version: version.Get().Version, PID: os.Getpid(), StartedAt: time.Now(), State: status.Starting,
 		DataDir: s.layout.Root, Kubeconfig: s.config.Kubeconfig.Path, APIServer: s.localURL(), Node: s.info.Name,
-		Datastore: status.Datastore{Kind: s.config.Datastore.Name, Durability: s.config.Datastore.Durability},
-		Phases:    phasesOf(s.sequence()),
+		Datastore:  status.Datastore{Kind: s.config.Datastore.Name, Durability: s.config.Datastore.Durability},
+		Components: s.components(),
+		Phases:     phasesOf(s.sequence()),
 	}
+}
+
+// components are the packaged components that this server deploys.
+func (s *server) components() []string {
+	entries, err := fs.ReadDir(s.deps.Manifests, ".")
+	if err != nil {
+		return nil // the addon engine reports it
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && !slices.Contains(s.config.Addons.Disable, e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }
