@@ -48,9 +48,14 @@ test-unit: ## Run the tests of the packages
 	export KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload; \
 	go test -race $$light; [ -z "$$heavy" ] || go test $$heavy
 
+.PHONY: next
+next: images ## Build dist/next/kelson, one revision later, for the test of an upgrade
+	@mkdir -p dist/next; ln -sfn ../images dist/next/images
+	go run ./embed/build -dist dist/next -revision $$(($(KELSON_REVISION) + 1)) -level $(PAYLOAD_LEVEL)
+
 .PHONY: test-e2e
-test-e2e: ## Run the end-to-end tests on dist/kelson (as root)
-	KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload go test ./core/internal/e2e/... -count=1 -timeout 30m
+test-e2e: next ## Run the end-to-end tests on dist/kelson (as root)
+	KELSON=$(CURDIR)/dist/kelson KELSON_NEXT=$(CURDIR)/dist/next/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload go test ./core/internal/e2e/... -count=1 -timeout 30m
 
 .PHONY: lint
 lint: ## Run the linters
