@@ -59,7 +59,7 @@ test-e2e: next ## Run the end-to-end tests on dist/kelson (as root)
 
 .PHONY: lint
 lint: ## Run the linters
-	go tool golangci-lint run ./...
+	go tool -modfile=.tools/go.mod golangci-lint run ./...
 
 .PHONY: bench
 bench: build ## Measure the budgets of the architecture (as root)

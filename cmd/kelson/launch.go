@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/kelson-io/kelson/core/boot/timeline"
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/datadir"
 	"github.com/kelson-io/kelson/core/datadir/payload"
@@ -22,8 +24,12 @@ import (
 // database, images and logs of an empty cluster.
 const freeForState = 256 << 20
 
+// extraction is when the payload was unpacked; ended is zero if it was there.
+type extraction struct{ began, ended time.Time }
+
 // launch becomes kelson-host; it returns only errors.
 func launch(argv, environ []string) error {
+	started := time.Now()
 	args := argv[1:]
 	if isClient(argv[0]) {
 		args = nil // they are the client's
@@ -47,12 +53,20 @@ func launch(argv, environ []string) error {
 			return err
 		}
 	}
+	extracted := extraction{began: time.Now()}
+	there := isExecutable(filepath.Join(early.DataDir, "data", p.SHA256, "bin", "kelson-host"))
 	dir, err := prepare(early.DataDir, p, starts)
 	if err != nil {
 		return err
 	}
+	if !there {
+		extracted.ended = time.Now()
+	}
 	bin := filepath.Join(dir, "bin")
 	env := withPath(environ, filepath.Join(filepath.Dir(dir), "cni"), bin, early.PreferBundledBin)
+	if starts {
+		env = append(env, timeline.LaunchEnv(started, extracted.began, extracted.ended)...)
+	}
 	host := filepath.Join(bin, "kelson-host")
 	return fmt.Errorf("start %s: %w", host, syscall.Exec(host, argv, env))
 }

@@ -97,7 +97,12 @@ func (b *builder) auxPrograms(t *debTree, aux string) error {
 		return err
 	}
 	for _, m := range modules {
-		if err := place(m, filepath.Join(lib, "xtables", filepath.Base(m)), 0o644); err != nil {
+		// Some modules are links to another: libxt_MASQUERADE.so is libxt_NAT.so.
+		real, err := filepath.EvalSymlinks(m)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", filepath.Base(m), err)
+		}
+		if err := place(real, filepath.Join(lib, "xtables", filepath.Base(m)), 0o644); err != nil {
 			return err
 		}
 	}
@@ -180,6 +185,7 @@ func (t *debTree) find(paths ...string) (string, error) {
 	return "", fmt.Errorf("no package in %s has %s", debianLock, strings.Join(paths, " or "))
 }
 
+// glob returns the regular files, and the links to such, that match.
 func (t *debTree) glob(pattern string) ([]string, error) {
 	var out []string
 	for i, dir := range t.dirs {
@@ -188,7 +194,7 @@ func (t *debTree) glob(pattern string) ([]string, error) {
 			return nil, err
 		}
 		for _, f := range files {
-			if st, err := os.Lstat(f); err == nil && st.Mode().IsRegular() {
+			if st, err := os.Stat(f); err == nil && st.Mode().IsRegular() {
 				out = append(out, f)
 				t.used[t.pkgs[i].Name] = true
 			}
