@@ -14,8 +14,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
+	"github.com/kelson-io/kelson/core/boot/timeline"
 	"github.com/kelson-io/kelson/core/node"
 )
 
@@ -40,7 +43,17 @@ func restart(argv []string) error {
 	if err != nil {
 		return fmt.Errorf("restart: find own executable: %w", err)
 	}
-	return fmt.Errorf("restart %s: %w", self, syscall.Exec(self, argv, os.Environ()))
+	return fmt.Errorf("restart %s: %w", self, syscall.Exec(self, argv, restartEnv(os.Environ())))
+}
+
+// restartEnv leaves out what belongs to one start only: the launcher's times,
+// and the hook of the test that asked for the end.
+func restartEnv(environ []string) []string {
+	once := []string{timeline.EnvLaunchStarted, timeline.EnvExtract, node.FatalHook}
+	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.Contains(once, name)
+	})
 }
 
 // dispatch chooses the program by argv[0], or by the verb behind kelson's own

@@ -8,18 +8,18 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// fatalHook names the library whose fatal path is taken after the boot, so that
+// FatalHook is the environment variable that names the library whose fatal path is taken after the boot, so that
 // a test can see the ordered stop and the restart of the host.
-const fatalHook = "KELSON_TEST_FATAL"
+const FatalHook = "KELSON_TEST_FATAL"
 
 // forceFatal takes the path that the hook asks for.
 func (s *server) forceFatal() {
 	var take func()
-	switch os.Getenv(fatalHook) {
+	switch os.Getenv(FatalHook) {
 	case "kine":
-		take = func() { logrus.Fatal("forced by " + fatalHook) }
+		take = func() { logrus.Fatal("forced by " + FatalHook) }
 	case "klog":
-		take = func() { klog.Fatal("forced by " + fatalHook) }
+		take = func() { klog.Fatal("forced by " + FatalHook) }
 	default:
 		return
 	}
