@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,7 +14,10 @@ import (
 	"github.com/kelson-io/kelson/core/internal/testkit"
 )
 
-var quick = flag.Bool("quick", false, "one boot each and a short idle span; the stock processes are left out")
+var (
+	quick    = flag.Bool("quick", false, "one boot each and a short idle span")
+	subjects = flag.String("subjects", "kelson,stock", "what is measured")
+)
 
 // plan is how much is measured.
 type plan struct {
@@ -35,8 +39,10 @@ var budgetsOnce sync.Once
 func BenchmarkBudgets(b *testing.B) {
 	budgetsOnce.Do(func() {
 		p, kelson, stock := chosen(), figures{}, figures{}
-		b.Run("kelson", func(b *testing.B) { once(b, kelson, func() { measureKelson(b, p, kelson) }) })
-		if !*quick {
+		if strings.Contains(*subjects, "kelson") {
+			b.Run("kelson", func(b *testing.B) { once(b, kelson, func() { measureKelson(b, p, kelson) }) })
+		}
+		if strings.Contains(*subjects, "stock") {
 			b.Run("stock", func(b *testing.B) { once(b, stock, func() { measureStock(b, p, stock) }) })
 		}
 		printTable(os.Stdout, kelson, stock)
@@ -94,7 +100,7 @@ func coldBoot(b *testing.B, s *testkit.Server, f figures) {
 	f.took(coldAPI, time.Since(begun))
 	var rest sync.WaitGroup
 	rest.Go(func() {
-		until(b, coldNode, nodeReady(s.API, ""))
+		until(b, coldNode, nodeReady(s.API, "", begun))
 		f.took(coldNode, time.Since(begun))
 	})
 	until(b, "create pod", createPod(s.API, podJSON("first", "exec sleep 86400")))
@@ -128,7 +134,7 @@ func warmBoot(b *testing.B, s *testkit.Server, f figures, round int) {
 	name := fmt.Sprintf("warm-%d", round)
 	var rest sync.WaitGroup
 	rest.Go(func() {
-		until(b, warmNode, nodeReady(s.API, beat))
+		until(b, warmNode, nodeReady(s.API, beat, begun))
 		f.took(warmNode, time.Since(begun))
 	})
 	until(b, "create pod", createPod(s.API, podJSON(name, "exec sleep 86400")))

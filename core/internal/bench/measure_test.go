@@ -50,12 +50,17 @@ func apiReady(api func() (*testkit.API, error)) func(context.Context) error {
 	})
 }
 
-// nodeReady wants a Ready condition that was written after the given beat.
-func nodeReady(api func() (*testkit.API, error), beat string) func(context.Context) error {
+// nodeReady wants a Ready condition that was written after the start, and is
+// not the one seen before. Beats have whole seconds.
+func nodeReady(api func() (*testkit.API, error), beat string, begun time.Time) func(context.Context) error {
 	return withAPI(api, func(ctx context.Context, a *testkit.API) error {
 		node, err := a.Node(ctx)
-		if err == nil && heartbeat(node) == beat {
-			err = errors.New("status of before the restart")
+		if err != nil {
+			return err
+		}
+		at, err := time.Parse(time.RFC3339, heartbeat(node))
+		if err == nil && (heartbeat(node) == beat || at.Before(begun.Truncate(time.Second))) {
+			err = errors.New("status of before the start")
 		}
 		return err
 	})

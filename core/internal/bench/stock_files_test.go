@@ -65,9 +65,8 @@ state = %[2]q
   sandbox = "docker.io/kelson/pause:3.10.2"
 `, d+"/croot", d+"/cstate", d+"/c.sock", s.cniDir(), d+"/cni"),
 		"cni/10-bridge.conflist": fmt.Sprintf(`{"cniVersion":"1.0.0","name":"bench","plugins":[
-{"type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,"hairpinMode":true,
- "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.42.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
-{"type":"portmap","capabilities":{"portMappings":true}}]}`, d+"/ipam"),
+{"type":"bridge","bridge":"cni0","isGateway":true,"hairpinMode":true,
+ "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.42.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}]}`, d+"/ipam"),
 		"kubelet.yaml": fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %[1]s/ca.crt}}

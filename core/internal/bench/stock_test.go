@@ -241,7 +241,7 @@ func (s *stock) boot(b *testing.B, f figures, api, node, pod, beat string, round
 	f.took(api, time.Since(begun))
 	var rest sync.WaitGroup
 	rest.Go(func() {
-		until(b, node, nodeReady(s.api, beat))
+		until(b, node, nodeReady(s.api, beat, begun))
 		f.took(node, time.Since(begun))
 	})
 	name := fmt.Sprintf("pod-%d", round)
