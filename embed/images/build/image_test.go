@@ -95,7 +95,7 @@ func TestImageIsConsistent(t *testing.T) {
 	decode(content["index.json"], &index)
 	decode(blob(index.Manifests[0]), &manifest)
 	decode(blob(manifest.Config), &config)
-	layer := blob(manifest.Layers[0])
+	layer := decompress(t, blob(manifest.Layers[0]))
 	if config.Rootfs.DiffIDs[0] != digest(layer) || config.OS != "linux" || config.Architecture != "amd64" {
 		t.Errorf("config %+v does not describe the layer", config)
 	}
@@ -196,4 +196,15 @@ func TestReadPin(t *testing.T) {
 	if _, err := readPin(lock, "b", "arm64"); err == nil || !strings.Contains(err.Error(), "pins no b") {
 		t.Errorf("missing pin: got %v", err)
 	}
+}
+
+func decompress(t *testing.T, data []byte) []byte {
+	t.Helper()
+	cmd := exec.Command("zstd", "-d", "-q", "-c")
+	cmd.Stdin = bytes.NewReader(data)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
