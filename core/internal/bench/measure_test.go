@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +34,9 @@ func until(b *testing.B, what string, cond func(context.Context) error) {
 		if err == nil {
 			return
 		}
-		last = err
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
 			b.Fatalf("%s: %v", what, last)
@@ -94,6 +97,21 @@ func podRunning(api func() (*testkit.API, error), name string) func(context.Cont
 		}
 		return nil
 	})
+}
+
+// keep makes one client of the first that can be made: a handshake a poll would
+// load what is measured.
+func keep(api func() (*testkit.API, error)) func() (*testkit.API, error) {
+	var mu sync.Mutex
+	var kept *testkit.API
+	return func() (a *testkit.API, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if kept == nil {
+			kept, err = api()
+		}
+		return kept, err
+	}
 }
 
 func withAPI(api func() (*testkit.API, error), cond func(context.Context, *testkit.API) error) func(context.Context) error {

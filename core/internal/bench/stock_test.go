@@ -235,18 +235,19 @@ func (s *stock) boot(b *testing.B, f figures, api, node, pod, beat string, round
 			b.Log(s.logs())
 		}
 	}()
+	client := keep(s.api)
 	begun := time.Now()
 	s.start(b)
-	until(b, api, apiReady(s.api))
+	until(b, api, apiReady(client))
 	f.took(api, time.Since(begun))
 	var rest sync.WaitGroup
 	rest.Go(func() {
-		until(b, node, nodeReady(s.api, beat, begun))
+		until(b, node, nodeReady(client, beat, begun))
 		f.took(node, time.Since(begun))
 	})
 	name := fmt.Sprintf("pod-%d", round)
-	until(b, "create pod", createPod(s.api, podJSON(name, "exec sleep 86400")))
-	until(b, pod, podRunning(s.api, name))
+	until(b, "create pod", createPod(client, podJSON(name, "exec sleep 86400")))
+	until(b, pod, podRunning(client, name))
 	took := time.Since(begun)
 	rest.Wait()
 	f.took(pod, took)
