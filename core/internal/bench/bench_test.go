@@ -59,6 +59,7 @@ func once(b *testing.B, f figures, run func()) {
 }
 
 func measureKelson(b *testing.B, p plan, f figures) {
+	b.Helper()
 	bin := testkit.Binary(b, "KELSON")
 	info, err := os.Stat(bin)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -204,10 +205,8 @@ func number(b *testing.B, text string) int64 {
 // runs in containers.
 func role(p testkit.Process, core []int) string {
 	name := filepath.Base(p.Args[0])
-	for _, pid := range core {
-		if p.PID == pid {
-			return "core"
-		}
+	if slices.Contains(core, p.PID) {
+		return "core"
 	}
 	switch {
 	case name == "containerd":

@@ -112,7 +112,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
 func (s *stock) cniDir() string {
 	dir := filepath.Join(s.dir, "cnibin")
 	if err := os.MkdirAll(dir, 0o755); err == nil {
-		for _, name := range strings.Fields("bridge host-local loopback portmap bandwidth firewall") {
+		for name := range strings.FieldsSeq("bridge host-local loopback portmap bandwidth firewall") {
 			_ = os.Symlink(filepath.Join(s.payload, "cni"), filepath.Join(dir, name))
 		}
 	}

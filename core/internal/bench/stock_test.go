@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -152,8 +153,8 @@ func (s *stock) launch(b *testing.B, path string, args ...string) {
 
 func (s *stock) stop(b *testing.B) {
 	b.Helper()
-	for i := len(s.running) - 1; i >= 0; i-- {
-		_ = s.running[i].Process.Signal(syscall.SIGTERM)
+	for _, cmd := range slices.Backward(s.running) {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
 	}
 	for i, done := range s.ended {
 		select {
@@ -188,6 +189,7 @@ func (s *stock) logs() string {
 }
 
 func measureStock(b *testing.B, p plan, f figures) {
+	b.Helper()
 	payload := os.Getenv("KELSON_PAYLOAD")
 	if payload == "" {
 		payload = filepath.Join(filepath.Dir(testkit.Binary(b, "KELSON")), "payload")

@@ -76,7 +76,7 @@ func TestRefusedPortTaken(t *testing.T) {
 func TestRefusedNotRoot(t *testing.T) {
 	t.Parallel()
 	bin := testkit.Binary(t, "KELSON")
-	dir, err := os.MkdirTemp("/tmp", "kt-")
+	dir, err := os.MkdirTemp("/tmp", "kt-") //nolint:usetesting // another user has to reach it
 	if err != nil {
 		t.Fatal(err)
 	}

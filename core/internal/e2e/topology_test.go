@@ -112,7 +112,7 @@ func TestNoDefaultRoute(t *testing.T) {
 func TestNoHostTools(t *testing.T) {
 	t.Parallel()
 	missing := map[string]bool{}
-	for _, name := range strings.Fields("nft iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore ip mount umount modprobe conntrack nsenter sysctl losetup blkid tc ipset ss ethtool runc containerd socat kubectl") {
+	for name := range strings.FieldsSeq("nft iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore ip mount umount modprobe conntrack nsenter sysctl losetup blkid tc ipset ss ethtool runc containerd socat kubectl") {
 		missing[name] = true
 	}
 	bin := t.TempDir()

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -330,7 +331,7 @@ spec:
 	s.Await(t, soon, "liveness restart", func(ctx context.Context, a *testkit.API) error {
 		pods, err := a.Pods(ctx, "default", "app=sickly")
 		if err != nil || len(pods) != 1 || len(pods[0].Status.Containers) != 1 || pods[0].Status.Containers[0].Restarts == 0 {
-			return fmt.Errorf("not restarted: %v %+v", err, pods)
+			return errors.Join(err, fmt.Errorf("not restarted: %+v", pods))
 		}
 		return nil
 	})
@@ -353,7 +354,7 @@ spec:
 	s.Await(t, soon, "OOM kill", func(ctx context.Context, a *testkit.API) error {
 		pods, err := a.Pods(ctx, "default", "app=greedy")
 		if err != nil || len(pods) != 1 || len(pods[0].Status.Containers) != 1 {
-			return fmt.Errorf("no status: %v", err)
+			return errors.Join(err, errors.New("no status"))
 		}
 		state := pods[0].Status.Containers[0].State["terminated"]
 		if state["reason"] != "OOMKilled" {
