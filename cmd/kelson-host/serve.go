@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 
 	"github.com/kelson-io/kelson/core/agent"
 	"github.com/kelson-io/kelson/core/config"
@@ -15,13 +14,6 @@ import (
 	"github.com/kelson-io/kelson/manifests"
 )
 
-// The collector's pace: the boot makes much that stays, and collecting it again
-// and again takes a sixth of the processor time until the API server answers.
-const (
-	bootGC   = 800
-	steadyGC = 100
-)
-
 // runServer boots a server and returns when ctx ends or the server fails.
 func runServer(ctx context.Context, cfg config.Server, std streams) error {
 	log := logging.New(std.Err, cfg.Log.Format, cfg.Log.Debug)
@@ -30,9 +22,9 @@ func runServer(ctx context.Context, cfg config.Server, std streams) error {
 	logging.InstallExitHandlers(func(component string, code int, stack []byte) {
 		fatal <- node.Fatal{Component: component, Code: code, Stack: stack}
 	})
-	debug.SetGCPercent(bootGC)
+	pace := relaxCollector()
 	return node.RunServer(ctx, cfg, node.Deps{
-		OnReady:   func() { debug.SetGCPercent(steadyGC) },
+		OnReady:   pace.steady,
 		Log:       log,
 		Manifests: manifests.FS,
 		Runner: func(apiserver, scheduler, controllers []string) (controlplane.Runner, error) {
