@@ -17,6 +17,7 @@ import (
 	"github.com/k3s-io/kine/pkg/server"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/kelson-io/kelson/core/boot"
 	"github.com/kelson-io/kelson/core/config"
@@ -34,6 +35,7 @@ const (
 	emulatedEtcd     = "3.6.11"
 	maxMessage       = 2<<20 + 512<<10 // etcd's request limit and gRPC's overhead
 	stopGrace        = 2 * time.Second
+	pingMin          = 5 * time.Second // as etcd's server
 )
 
 // Kine is the boot step of the built-in datastore.
@@ -128,7 +130,11 @@ func (k *Kine) listen(ctx context.Context, backend server.Backend) error {
 	if err := os.Chmod(socket, 0o600); err != nil {
 		return errors.Join(fmt.Errorf("protect %s: %w", socket, err), listener.Close())
 	}
-	k.server = grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(1<<31-1))
+	k.server = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(1<<31-1),
+		// The API server pings every 30 s; gRPC's own policy would hang up on it.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMin, PermitWithoutStream: true}),
+	)
 	server.New(backend, "unix", notifyInterval, emulatedEtcd).Register(k.server)
 	k.serve = make(chan error, 1)
 	go func(s *grpc.Server, result chan<- error) {
