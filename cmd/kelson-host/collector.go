@@ -11,7 +11,7 @@ import (
 const (
 	bootMemory   = 768 << 20 // collect during the boot only beyond this
 	steadyGC     = 100       // per cent of growth between collections, Go's default
-	settlingTime = 5 * time.Second
+	releaseAfter = 5 * time.Second
 )
 
 // collector holds the garbage collector back while the server boots.
@@ -28,5 +28,5 @@ func relaxCollector() collector {
 func (collector) steady() {
 	debug.SetGCPercent(steadyGC)
 	debug.SetMemoryLimit(math.MaxInt64)
-	time.AfterFunc(settlingTime, debug.FreeOSMemory)
+	time.AfterFunc(releaseAfter, debug.FreeOSMemory)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/kelson-io/kelson/core/agent"
 	"github.com/kelson-io/kelson/core/config"
@@ -14,17 +15,25 @@ import (
 	"github.com/kelson-io/kelson/manifests"
 )
 
+// settlingTime is how long after the boot the packaged components come up, with
+// errors of the components that wait for them.
+const settlingTime = 30 * time.Second
+
 // runServer boots a server and returns when ctx ends or the server fails.
 func runServer(ctx context.Context, cfg config.Server, std streams) error {
 	log := logging.New(std.Err, cfg.Log.Format, cfg.Log.Debug)
-	logging.Install(log, cfg.Log.Verbose)
+	settling := logging.Install(log, cfg.Log.Verbose)
+	settling.Set(true)
 	fatal := make(chan node.Fatal, 1)
 	logging.InstallExitHandlers(func(component string, code int, stack []byte) {
 		fatal <- node.Fatal{Component: component, Code: code, Stack: stack}
 	})
 	pace := relaxCollector()
 	return node.RunServer(ctx, cfg, node.Deps{
-		OnReady:   pace.steady,
+		OnReady: func() {
+			pace.steady()
+			time.AfterFunc(settlingTime, func() { settling.Set(false) })
+		},
 		Log:       log,
 		Manifests: manifests.FS,
 		Runner: func(apiserver, scheduler, controllers []string) (controlplane.Runner, error) {

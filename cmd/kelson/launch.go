@@ -55,7 +55,7 @@ func launch(argv, environ []string) error {
 	}
 	extracted := extraction{began: time.Now()}
 	there := isExecutable(filepath.Join(early.DataDir, "data", p.SHA256, "bin", "kelson-host"))
-	dir, err := prepare(early.DataDir, p, starts)
+	dir, err := prepare(early.DataDir, p, starts, starts || !isNeutral(verb, args))
 	if err != nil {
 		return err
 	}
@@ -105,13 +105,20 @@ func mayStart(root string, p *payload.File) error {
 	return datadir.Check(root, need)
 }
 
+// isNeutral says if a command needs no data dir: it leaves none behind.
+func isNeutral(verb string, args []string) bool {
+	return slices.Contains([]string{"", "help", "version", "completion", "config", "check"}, verb) ||
+		len(args) > 0 && slices.Contains([]string{"-h", "--help"}, args[len(args)-1])
+}
+
 // prepare returns the folder of the extracted payload: under the data dir if
 // it is there or this user may put it there, else in a place of the user's own.
-func prepare(root string, p *payload.File, starts bool) (string, error) {
+// A command that has no business in the data dir never puts it there.
+func prepare(root string, p *payload.File, starts, business bool) (string, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	opt := datadir.ExtractOptions{Activate: starts, Log: logger()}
-	if starts || os.Geteuid() == 0 {
+	if business && os.Geteuid() == 0 {
 		return datadir.Extract(ctx, root, p, opt)
 	}
 	if dir := filepath.Join(root, "data", p.SHA256); isExecutable(filepath.Join(dir, "bin", "kelson-host")) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/go-logr/logr"
 	"github.com/hashicorp/go-hclog"
@@ -15,16 +16,40 @@ import (
 // Errors keep their level. verbosity is klog's -v: at 0 the components' info
 // lines and warnings, which are noise to a user, become debug lines; from 1 on
 // they keep their level, those of V(1) to V(verbosity) included.
-func InstallKlog(log hclog.Logger, verbosity int) {
-	s := &klogSink{log: log, info: hclog.Debug, warn: hclog.Debug, verbosity: verbosity}
+//
+// While the returned Settling is on, at verbosity 0, errors become debug lines
+// too.
+func InstallKlog(log hclog.Logger, verbosity int) *Settling {
+	s := &klogSink{log: log, info: hclog.Debug, warn: hclog.Debug, verbosity: verbosity, settling: &Settling{}}
 	if verbosity > 0 {
-		s.info, s.warn = hclog.Info, hclog.Warn
+		s.info, s.warn, s.settling = hclog.Info, hclog.Warn, nil
 	}
 	var level klog.Level // a handle on klog's own, global level
 	_ = level.Set(strconv.Itoa(verbosity))
 	// The buffer of a printf-style call is the only place where a warning can be
 	// told from an info line: logr knows no warnings.
 	klog.SetLoggerWithOptions(logr.New(s), klog.ContextualLogger(true), klog.WriteKlogBuffer(s.writeLine))
+	return s.settling
+}
+
+// Settling holds back the errors that components of a cluster report while the
+// others are not up yet: they try again, and the boot keeps the reasons that
+// matter. A nil one is never on.
+type Settling struct{ on atomic.Bool }
+
+// Set turns it on or off.
+func (s *Settling) Set(on bool) {
+	if s != nil {
+		s.on.Store(on)
+	}
+}
+
+// level is what an error becomes.
+func (s *Settling) level() hclog.Level {
+	if s != nil && s.on.Load() {
+		return hclog.Debug
+	}
+	return hclog.Error
 }
 
 // klogSink is klog's logr backend.
@@ -33,6 +58,7 @@ type klogSink struct {
 	info      hclog.Level // what an info line becomes
 	warn      hclog.Level // what a warning becomes
 	verbosity int
+	settling  *Settling
 }
 
 var _ logr.LogSink = (*klogSink)(nil)
@@ -48,15 +74,15 @@ func (s *klogSink) Error(err error, msg string, kv ...any) {
 	if err != nil {
 		args = append(args, "err", err.Error())
 	}
-	s.log.Error(msg, args...)
+	s.log.Log(s.settling.level(), msg, args...)
 }
 
 func (s *klogSink) WithValues(kv ...any) logr.LogSink {
-	return &klogSink{log: s.log.With(plain(kv)...), info: s.info, warn: s.warn, verbosity: s.verbosity}
+	return &klogSink{log: s.log.With(plain(kv)...), info: s.info, warn: s.warn, verbosity: s.verbosity, settling: s.settling}
 }
 
 func (s *klogSink) WithName(name string) logr.LogSink {
-	return &klogSink{log: s.log.Named(name), info: s.info, warn: s.warn, verbosity: s.verbosity}
+	return &klogSink{log: s.log.Named(name), info: s.info, warn: s.warn, verbosity: s.verbosity, settling: s.settling}
 }
 
 // writeLine takes a formatted line, `Lmmdd hh:mm:ss.uuuuuu threadid file:line] msg`.
@@ -77,7 +103,9 @@ func (s *klogSink) parseLine(line []byte) (hclog.Level, string) {
 	switch header[0] {
 	case 'W':
 		return s.warn, string(msg)
-	case 'E', 'F':
+	case 'E':
+		return s.settling.level(), string(msg)
+	case 'F':
 		return hclog.Error, string(msg)
 	case 'I':
 		return s.info, string(msg)

@@ -17,8 +17,8 @@ func New(w io.Writer, format string, debug bool) hclog.Logger {
 }
 
 // Install leads all libraries into log; see InstallKlog for verbosity.
-func Install(log hclog.Logger, verbosity int) {
-	InstallKlog(log, verbosity)
+func Install(log hclog.Logger, verbosity int) *Settling {
 	InstallLogrus(log)
 	InstallSlog(log)
+	return InstallKlog(log, verbosity)
 }

@@ -223,3 +223,28 @@ func BenchmarkKlogDropped(b *testing.B) {
 		klog.InfoS("dropped", "k", 1)
 	}
 }
+
+func TestSettlingHoldsErrorsBack(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		verbosity int
+		want      string
+	}{
+		{"quiet", 0, "[ERROR] later\n"},
+		{"verbose", 1, "[ERROR] at boot\n[ERROR] structured\n[ERROR] later\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			restore(t)
+			var out buffer
+			settling := InstallKlog(New(&out, "text", false), c.verbosity)
+			settling.Set(true)
+			klog.Error("at boot")
+			klog.ErrorS(nil, "structured")
+			settling.Set(false)
+			klog.Error("later")
+			if got := out.untimed(); got != c.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, c.want)
+			}
+		})
+	}
+}
