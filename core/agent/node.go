@@ -90,6 +90,7 @@ func (n *NodeChild) launch(ctx context.Context, info NodeInfo) error {
 		return fmt.Errorf("configure node: %w", err)
 	}
 	l := n.deps.Layout
+	n.warnOfPorts()
 	child := process.New(process.Spec{
 		Name: "node", Path: n.deps.Path, Args: []string{"node", "--config", path},
 		Env:     append(withoutPath(os.Environ()), "PATH="+n.deps.Search),
@@ -162,6 +163,15 @@ func toldInLog(path string) string {
 		}
 	}
 	return ""
+}
+
+// warnOfPorts names what kube-proxy cannot serve: it goes on without.
+func (n *NodeChild) warnOfPorts() {
+	for port, use := range map[int]string{10249: "kube-proxy's metrics", 10256: "kube-proxy's health check"} {
+		if !n.deps.Node.DisableKubeProxy && portTaken(port) {
+			n.deps.Log.Warn("port is taken by another process", "port", port, "not-served", use)
+		}
+	}
 }
 
 func portTaken(port int) bool {
