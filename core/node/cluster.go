@@ -46,7 +46,7 @@ func (s *server) nodeIsReady(ctx context.Context) error {
 	for {
 		node, err := client.CoreV1().Nodes().Get(ctx, s.info.Name, metav1.GetOptions{})
 		if err == nil {
-			err = notReady(node)
+			err = notReady(node, s.report.StartedAt)
 		}
 		if err == nil {
 			s.log.Info("node is ready", "node", s.info.Name)
@@ -71,9 +71,14 @@ func (s *server) explain(last error) error {
 	return last
 }
 
-func notReady(node *corev1.Node) error {
+// notReady returns why the node is not ready. What kubelet said before since,
+// in an earlier run, does not count; heartbeats are in whole seconds.
+func notReady(node *corev1.Node, since time.Time) error {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {
+			if c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
+				return fmt.Errorf("node %s: kubelet has not reported since %s", node.Name, c.LastHeartbeatTime)
+			}
 			if c.Status == corev1.ConditionTrue {
 				return nil
 			}

@@ -168,11 +168,18 @@ func TestNotReadyKeepsKubeletsReason(t *testing.T) {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
 		{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady", Message: "cni plugin not initialized"},
 	}}}
-	if err := notReady(node); err == nil || !strings.Contains(err.Error(), "cni plugin not initialized") {
+	start := time.Now()
+	condition := &node.Status.Conditions[0]
+	condition.LastHeartbeatTime = metav1.NewTime(start.Add(-time.Minute))
+	if err := notReady(node, start); err == nil || !strings.Contains(err.Error(), "has not reported") {
+		t.Errorf("an old report counts: %v", err)
+	}
+	condition.LastHeartbeatTime = metav1.NewTime(start.Truncate(time.Second))
+	if err := notReady(node, start); err == nil || !strings.Contains(err.Error(), "cni plugin not initialized") {
 		t.Errorf("reason lost: %v", err)
 	}
-	node.Status.Conditions[0].Status = corev1.ConditionTrue
-	if err := notReady(node); err != nil {
+	condition.Status = corev1.ConditionTrue
+	if err := notReady(node, start); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,9 +35,14 @@ func TestStopInOrderAndKeepContainers(t *testing.T) {
 	s.Start(t)
 	s.WaitNode(t, booted)
 	sameIDs(t, before, containerIDs(t, s))
-	if out := s.Exec(t, "default", "survivor", "echo", "hello"); strings.TrimSpace(out) != "hello" {
-		t.Errorf("exec after restart: %q", out)
-	}
+	// kubelet learns of its pods a moment after it has reported the node.
+	testkit.Eventually(t, soon, "exec after restart", func(context.Context) error {
+		r := s.TryExec(t, "default", "survivor", "echo", "hello")
+		if strings.TrimSpace(r.Stdout) != "hello" {
+			return fmt.Errorf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		return nil
+	})
 }
 
 func TestCrashKeepsContainers(t *testing.T) {
