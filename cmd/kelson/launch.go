@@ -47,7 +47,7 @@ func launch(argv, environ []string) error {
 		return err
 	}
 	verb := verbOf(argv)
-	starts := verb == "server" || verb == "agent"
+	starts := verb == "server"
 	if starts {
 		if err := mayStart(early.DataDir, p); err != nil {
 			return err
@@ -55,7 +55,7 @@ func launch(argv, environ []string) error {
 	}
 	extracted := extraction{began: time.Now()}
 	there := isExecutable(filepath.Join(early.DataDir, "data", p.SHA256, "bin", "kelson-host"))
-	dir, err := prepare(early.DataDir, p, starts, starts || !isNeutral(verb, args))
+	dir, err := prepare(early.DataDir, p, starts || !isNeutral(verb, args))
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func verbOf(argv []string) string {
 // mayStart refuses a start that must fail, before anything changes.
 func mayStart(root string, p *payload.File) error {
 	if os.Geteuid() != 0 {
-		return &refusal{errors.New("a server or agent must run as root"), "run it with sudo, or as a system service"}
+		return &refusal{errors.New("a server must run as root"), "run it with sudo, or as a system service"}
 	}
 	need := int64(freeForState)
 	if _, err := os.Stat(filepath.Join(root, "data", p.SHA256)); err != nil {
@@ -107,17 +107,17 @@ func mayStart(root string, p *payload.File) error {
 
 // isNeutral says if a command needs no data dir: it leaves none behind.
 func isNeutral(verb string, args []string) bool {
-	return slices.Contains([]string{"", "help", "version", "completion", "config", "check"}, verb) ||
+	return slices.Contains([]string{"", "help", "version", "completion", "config", "check", "agent"}, verb) ||
 		len(args) > 0 && slices.Contains([]string{"-h", "--help"}, args[len(args)-1])
 }
 
 // prepare returns the folder of the extracted payload: under the data dir if
 // it is there or this user may put it there, else in a place of the user's own.
 // A command that has no business in the data dir never puts it there.
-func prepare(root string, p *payload.File, starts, business bool) (string, error) {
+func prepare(root string, p *payload.File, business bool) (string, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	opt := datadir.ExtractOptions{Activate: starts, Log: logger()}
+	opt := datadir.ExtractOptions{Log: logger()}
 	if business && os.Geteuid() == 0 {
 		return datadir.Extract(ctx, root, p, opt)
 	}

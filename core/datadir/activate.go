@@ -1,60 +1,95 @@
 package datadir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hashicorp/go-hclog"
 )
 
-// activate makes the version current, repairs data/cni and removes versions
-// that nobody needs. Each part is idempotent, so whatever a crash left is put
-// right by the next start.
-func (x *extraction) activate() error {
+// Activate makes the extracted version (the name of its folder under
+// <root>/data) current, repairs data/cni and removes versions that nobody
+// needs. The caller is the server that holds root, so that a refused start
+// changes nothing of this. Each part is idempotent: whatever a crash left is
+// put right by the next start.
+func Activate(ctx context.Context, root, version string, log hclog.Logger) error {
+	return activate(ctx, root, version, log, func(string) error { return nil })
+}
+
+// activate is Activate with the door for fault injection.
+func activate(ctx context.Context, root, version string, log hclog.Logger, step func(string) error) error {
+	x := activation{data: filepath.Join(root, "data"), version: version, log: log, step: step}
+	if err := x.run(ctx); err != nil {
+		return fmt.Errorf("activate version %s in %s: %w", version, x.data, noSpace(err))
+	}
+	return nil
+}
+
+// activation is one call of Activate.
+type activation struct {
+	data, version string
+	log           hclog.Logger
+	step          func(string) error
+}
+
+func (x *activation) folder(version string) string { return filepath.Join(x.data, version) }
+
+func (x *activation) run(ctx context.Context) (err error) {
+	if !isVersion(x.version) || !exists(x.folder(x.version)) {
+		return hinted(errors.New("it is not extracted there"), "start the kelson file itself, not the programs inside the data dir")
+	}
+	held, err := lockData(ctx, x.data, x.log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, held.Unlock()) }()
 	if err := x.moveLinks(); err != nil {
 		return err
 	}
-	if err := x.Step(StepCNI); err != nil {
+	if err := x.step(StepCNI); err != nil {
 		return err
 	}
 	if err := x.repairCNI(); err != nil {
 		return fmt.Errorf("repair %s: %w", filepath.Join(x.data, "cni"), err)
 	}
-	if err := x.Step(StepGC); err != nil {
+	if err := x.step(StepGC); err != nil {
 		return err
 	}
 	if err := x.removeUnused(); err != nil {
 		// The disk space is not worth a failed start.
-		x.Log.Warn("Old versions not removed", "err", err)
+		x.log.Warn("Old versions not removed", "err", err)
 	}
 	return nil
 }
 
 // moveLinks sets current, and previous to what was current. Previous goes
 // first: a crash in between leaves current true, and the next start repeats it.
-func (x *extraction) moveLinks() error {
+func (x *activation) moveLinks() error {
 	current := filepath.Join(x.data, "current")
 	old, err := os.Readlink(current)
 	if err != nil && !isNotExist(err) {
 		return err
 	}
-	if old == x.p.SHA256 {
+	if old == x.version {
 		return nil
 	}
-	if err := x.Step(StepPrevious); err != nil {
+	if err := x.step(StepPrevious); err != nil {
 		return err
 	}
-	if isVersion(old) && exists(x.version(old)) {
+	if isVersion(old) && exists(x.folder(old)) {
 		if err := replaceLink(filepath.Join(x.data, "previous"), old); err != nil {
 			return err
 		}
 	}
-	if err := x.Step(StepCurrent); err != nil {
+	if err := x.step(StepCurrent); err != nil {
 		return err
 	}
-	return replaceLink(current, x.p.SHA256)
+	return replaceLink(current, x.version)
 }
 
 // cniTarget is where the links in data/cni point: through current, so that
@@ -64,12 +99,12 @@ const cniTarget = "../current/bin/cni"
 // repairCNI makes data/cni hold a link for each plugin of this version. Links
 // of ours that are no longer meant go; files of others stay, even under the
 // name of one of our plugins.
-func (x *extraction) repairCNI() error {
+func (x *activation) repairCNI() error {
 	dir := filepath.Join(x.data, "cni")
 	if err := MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	plugins, err := os.ReadDir(filepath.Join(x.version(x.p.SHA256), "cni"))
+	plugins, err := os.ReadDir(filepath.Join(x.folder(x.version), "cni"))
 	if err != nil && !isNotExist(err) {
 		return err
 	}
@@ -84,7 +119,7 @@ func (x *extraction) repairCNI() error {
 				return err
 			}
 		default:
-			x.Log.Warn("Foreign CNI plugin kept in place of Kelson's", "file", link)
+			x.log.Warn("Foreign CNI plugin kept in place of Kelson's", "file", link)
 		}
 	}
 	present, err := os.ReadDir(dir)
@@ -113,12 +148,12 @@ func oursCNI(target string) bool {
 // removeUnused removes versions that are neither this one, nor current, nor
 // previous, nor the home of a running program: shims outlive upgrades, and
 // start runc from their own version.
-func (x *extraction) removeUnused() error {
+func (x *activation) removeUnused() error {
 	entries, err := os.ReadDir(x.data)
 	if err != nil {
 		return err
 	}
-	keep := map[string]bool{x.p.SHA256: true}
+	keep := map[string]bool{x.version: true}
 	for _, link := range []string{"current", "previous"} {
 		if to, err := os.Readlink(filepath.Join(x.data, link)); err == nil {
 			keep[to] = true
@@ -140,16 +175,16 @@ func (x *extraction) removeUnused() error {
 	var errs []error
 	for _, name := range old {
 		if running[name] {
-			x.Log.Info("Old version kept, programs run from it", "version", name)
+			x.log.Info("Old version kept, programs run from it", "version", name)
 			continue
 		}
 		// Renamed first, so that no half-removed folder bears a version's name.
-		if err := os.Rename(x.version(name), x.version(name)+"-tmp"); err != nil {
+		if err := os.Rename(x.folder(name), x.folder(name)+"-tmp"); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		x.Log.Info("Old version removed", "version", name)
-		errs = append(errs, os.RemoveAll(x.version(name)+"-tmp"))
+		x.log.Info("Old version removed", "version", name)
+		errs = append(errs, os.RemoveAll(x.folder(name)+"-tmp"))
 	}
 	return errors.Join(errs...)
 }

@@ -22,16 +22,12 @@ const spare = 32 << 20
 // ExtractOptions refine [Extract].
 type ExtractOptions struct {
 	Log hclog.Logger // nil: silent
-	// Activate makes the version current and repairs data/cni, as the start of
-	// a server or agent does. Without it, that happens only when there is no
-	// current version yet: a client verb of another version moves nothing.
-	Activate bool
 	// Step is called before each step that changes files; an error aborts
 	// there. It is the door for fault injection, nil otherwise.
 	Step func(name string) error
 }
 
-// The steps of an extraction, in order; see [ExtractOptions].
+// The steps of an extraction and of an activation, in order.
 const (
 	StepLocked   = "locked"
 	StepUnpack   = "unpack"
@@ -49,9 +45,10 @@ func Steps() []string {
 }
 
 // Extract makes sure that the payload lies verified and durable under root and
-// returns its folder, <root>/data/<sha256>. If another process extracts, it
+// returns its folder, <root>/data/<sha256>. It neither makes the version current
+// nor removes others: that is [Activate]. If another process extracts, Extract
 // waits for it until ctx ends. A crash at any moment, a full disk, or a damaged
-// payload leaves the versions that were there, and current, as they were.
+// payload leaves the versions that were there as they were.
 func Extract(ctx context.Context, root string, p *payload.File, opt ExtractOptions) (string, error) {
 	if opt.Log == nil {
 		opt.Log = hclog.NewNullLogger()
@@ -60,8 +57,8 @@ func Extract(ctx context.Context, root string, p *payload.File, opt ExtractOptio
 		opt.Step = func(string) error { return nil }
 	}
 	x := extraction{ExtractOptions: opt, data: filepath.Join(root, "data"), p: p}
-	dir := x.version(p.SHA256)
-	if !opt.Activate && exists(dir) && exists(filepath.Join(x.data, "current")) {
+	dir := filepath.Join(x.data, p.SHA256)
+	if exists(dir) {
 		return dir, nil
 	}
 	if err := x.run(ctx, dir); err != nil {
@@ -77,17 +74,9 @@ type extraction struct {
 	p    *payload.File
 }
 
-func (x *extraction) version(sha string) string { return filepath.Join(x.data, sha) }
-
 func (x *extraction) run(ctx context.Context, dir string) (err error) {
-	if err := MkdirAll(x.data, 0o755); err != nil {
-		return err
-	}
-	lock := filepath.Join(x.data, ".lock")
-	x.Log.Info("Acquiring lock file " + lock)
-	held, err := waitLock(ctx, lock, func(why error) {
-		x.Log.Info("Waiting for another extraction", "reason", why)
-	})
+	x.Log.Info("Acquiring lock file " + filepath.Join(x.data, ".lock"))
+	held, err := lockData(ctx, x.data, x.Log)
 	if err != nil {
 		return err
 	}
@@ -95,15 +84,20 @@ func (x *extraction) run(ctx context.Context, dir string) (err error) {
 	if err := x.Step(StepLocked); err != nil {
 		return err
 	}
-	if !exists(dir) {
-		if err := x.unpack(ctx, dir); err != nil {
-			return err
-		}
+	if exists(dir) {
+		return nil // by the one who held the lock
 	}
-	if x.Activate || !exists(filepath.Join(x.data, "current")) {
-		return x.activate()
+	return x.unpack(ctx, dir)
+}
+
+// lockData takes the lock under which everything below data changes.
+func lockData(ctx context.Context, data string, log hclog.Logger) (*Held, error) {
+	if err := MkdirAll(data, 0o755); err != nil {
+		return nil, err
 	}
-	return nil
+	return waitLock(ctx, filepath.Join(data, ".lock"), func(why error) {
+		log.Info("Waiting for another extraction", "reason", why)
+	})
 }
 
 // unpack brings the version's folder into being, in one rename.

@@ -39,13 +39,24 @@ func extractAndDie(step string) error {
 	if err != nil {
 		return err
 	}
-	_, err = Extract(context.Background(), os.Getenv(envKillRoot), p, ExtractOptions{Activate: true, Step: func(s string) error {
+	err = start(os.Getenv(envKillRoot), p, func(s string) error {
 		if s == step {
 			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 		return nil
-	}})
+	})
 	return fmt.Errorf("survived: %w", err)
+}
+
+// start is what the start of a server does: extract, then activate.
+func start(root string, p *payload.File, step func(string) error) error {
+	if _, err := Extract(context.Background(), root, p, ExtractOptions{Step: step}); err != nil {
+		return err
+	}
+	if step == nil {
+		return Activate(context.Background(), root, p.SHA256, hclog.NewNullLogger())
+	}
+	return activate(context.Background(), root, p.SHA256, hclog.NewNullLogger(), step)
 }
 
 func files(version string) payloadtest.Files {
@@ -64,11 +75,10 @@ func newPayload(t *testing.T, version string) *payload.File {
 
 func mustActivate(t *testing.T, root string, p *payload.File) string {
 	t.Helper()
-	dir, err := Extract(context.Background(), root, p, ExtractOptions{Activate: true})
-	if err != nil {
+	if err := start(root, p, nil); err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	return filepath.Join(root, "data", p.SHA256)
 }
 
 // checkState fails unless the versions under root are complete and current is
@@ -161,16 +171,45 @@ func ignoreExit(err error) error {
 	return err
 }
 
-func TestClientVerbMovesNothing(t *testing.T) {
+// A client verb, or a start that is refused later, only extracts.
+func TestExtractionMovesNothing(t *testing.T) {
 	root := t.TempDir()
-	p1, p2 := newPayload(t, "1"), newPayload(t, "2")
-	mustActivate(t, root, p1)
-	if _, err := Extract(context.Background(), root, p2, ExtractOptions{}); err != nil {
-		t.Fatal(err)
+	p1, p2, p3 := newPayload(t, "1"), newPayload(t, "2"), newPayload(t, "3")
+	extract := func(p *payload.File) {
+		t.Helper()
+		if _, err := Extract(context.Background(), root, p, ExtractOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	checkState(t, root, p1, p1, p2)
+	extract(p1)
+	if exists(filepath.Join(root, "data", "cni")) || linkOf(t, root, "current") != "" {
+		t.Error("an extraction alone activated its version")
+	}
+	mustActivate(t, root, p1)
+	extract(p2)
+	extract(p3)
+	checkState(t, root, p1, p1, p2, p3)
+	for _, p := range []*payload.File{p1, p2, p3} {
+		if !exists(filepath.Join(root, "data", p.SHA256)) {
+			t.Error("an extraction removed another version")
+		}
+	}
 	if got := linkOf(t, root, "previous"); got != "" {
 		t.Errorf("previous → %s, want none", got)
+	}
+}
+
+func TestActivateRefusesWhatIsNotExtracted(t *testing.T) {
+	root := t.TempDir()
+	for _, version := range []string{"", "..", "bin", strings.Repeat("a", 64)} {
+		err := Activate(context.Background(), root, version, hclog.NewNullLogger())
+		var h interface{ Hint() string }
+		if err == nil || !errors.As(err, &h) {
+			t.Errorf("%q: error %v, want one with a remedy", version, err)
+		}
+	}
+	if exists(filepath.Join(root, "data")) {
+		t.Error("a refused activation left files")
 	}
 }
 
@@ -181,12 +220,12 @@ func TestErrorAtEachStepLeavesOldOrNew(t *testing.T) {
 			root := t.TempDir()
 			old, p := newPayload(t, "1"), newPayload(t, "2")
 			mustActivate(t, root, old)
-			_, err := Extract(context.Background(), root, p, ExtractOptions{Activate: true, Step: func(s string) error {
+			err := start(root, p, func(s string) error {
 				if s == step {
 					return unix.ENOSPC
 				}
 				return nil
-			}})
+			})
 			if !errors.Is(err, unix.ENOSPC) {
 				t.Fatalf("error %v, want %v", err, unix.ENOSPC)
 			}
@@ -268,7 +307,7 @@ func TestRealFullDisk(t *testing.T) {
 	big["bin/big"] = strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB
 	p := payloadtest.Open(t, payloadtest.Write(t, nil, big, 1<<20))
 	balloon := filepath.Join(root, "balloon")
-	_, err := Extract(context.Background(), root, p, ExtractOptions{Activate: true, Step: func(s string) error {
+	_, err := Extract(context.Background(), root, p, ExtractOptions{Step: func(s string) error {
 		if s != StepUnpack {
 			return nil
 		}
@@ -283,7 +322,7 @@ func TestRealFullDisk(t *testing.T) {
 	}
 	checkState(t, root, old, old, p)
 	// Now the lack is seen before anything is written.
-	if _, err := Extract(context.Background(), root, p, ExtractOptions{Activate: true}); err == nil || !strings.Contains(err.Error(), "MiB are needed") {
+	if _, err := Extract(context.Background(), root, p, ExtractOptions{}); err == nil || !strings.Contains(err.Error(), "MiB are needed") {
 		t.Errorf("error %v, want the space that is needed", err)
 	}
 	checkState(t, root, old, old, p)
@@ -308,7 +347,7 @@ func TestDamagedPayloadIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := payloadtest.Open(t, name)
-	if _, err := Extract(context.Background(), root, p, ExtractOptions{Activate: true}); err == nil {
+	if _, err := Extract(context.Background(), root, p, ExtractOptions{}); err == nil {
 		t.Error("a damaged payload was accepted")
 	}
 	checkState(t, root, old, old)
@@ -323,7 +362,7 @@ func TestCallersWaitForARunningExtraction(t *testing.T) {
 	inside, leave := make(chan struct{}), make(chan struct{})
 	first := make(chan error, 1)
 	go func() {
-		_, err := Extract(context.Background(), root, p, ExtractOptions{Activate: true, Step: func(s string) error {
+		_, err := Extract(context.Background(), root, p, ExtractOptions{Step: func(s string) error {
 			if s == StepRename {
 				close(inside)
 				<-leave
@@ -349,7 +388,7 @@ func TestCallersWaitForARunningExtraction(t *testing.T) {
 	if err := errors.Join(<-first, <-second); err != nil {
 		t.Fatal(err)
 	}
-	checkState(t, root, p, p)
+	checkState(t, root, nil, p)
 }
 
 func TestWaitingEndsWithItsContext(t *testing.T) {
