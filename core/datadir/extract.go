@@ -49,6 +49,10 @@ func Steps() []string {
 // nor removes others: that is [Activate]. If another process extracts, Extract
 // waits for it until ctx ends. A crash at any moment, a full disk, or a damaged
 // payload leaves the versions that were there as they were.
+//
+// A version that is there already is compared by its files' modes and sizes,
+// which takes milliseconds; what is damaged is extracted anew beside it and put
+// right file by file.
 func Extract(ctx context.Context, root string, p *payload.File, opt ExtractOptions) (string, error) {
 	if opt.Log == nil {
 		opt.Log = hclog.NewNullLogger()
@@ -58,7 +62,7 @@ func Extract(ctx context.Context, root string, p *payload.File, opt ExtractOptio
 	}
 	x := extraction{ExtractOptions: opt, data: filepath.Join(root, "data"), p: p}
 	dir := filepath.Join(x.data, p.SHA256)
-	if exists(dir) {
+	if p.Check(dir) == nil {
 		return dir, nil
 	}
 	if err := x.run(ctx, dir); err != nil {
@@ -84,10 +88,14 @@ func (x *extraction) run(ctx context.Context, dir string) (err error) {
 	if err := x.Step(StepLocked); err != nil {
 		return err
 	}
-	if exists(dir) {
-		return nil // by the one who held the lock
+	if !exists(dir) {
+		return x.unpack(ctx, dir)
 	}
-	return x.unpack(ctx, dir)
+	if damage := x.p.Check(dir); damage != nil {
+		x.Log.Warn("Repairing the data dir", "damage", damage)
+		return x.unpack(ctx, dir)
+	}
+	return nil // by the one who held the lock
 }
 
 // lockData takes the lock under which everything below data changes.
@@ -100,7 +108,7 @@ func lockData(ctx context.Context, data string, log hclog.Logger) (*Held, error)
 	})
 }
 
-// unpack brings the version's folder into being, in one rename.
+// unpack brings the version's folder into being, in one rename, or repairs it.
 func (x *extraction) unpack(ctx context.Context, dir string) error {
 	start := time.Now()
 	if err := x.removeStale(); err != nil {
@@ -117,7 +125,7 @@ func (x *extraction) unpack(ctx context.Context, dir string) error {
 	err := x.fill(ctx, tmp)
 	if err == nil {
 		if err = x.Step(StepRename); err == nil {
-			err = os.Rename(tmp, dir)
+			err = x.place(tmp, dir)
 		}
 	}
 	if err != nil {
@@ -128,6 +136,14 @@ func (x *extraction) unpack(ctx context.Context, dir string) error {
 	}
 	x.Log.Info("Data dir prepared", "took", time.Since(start).Round(time.Millisecond))
 	return nil
+}
+
+// place puts the verified tree at tmp in the place of the version's folder.
+func (x *extraction) place(tmp, dir string) error {
+	if exists(dir) {
+		return repair(x.p.Index, tmp, dir)
+	}
+	return os.Rename(tmp, dir)
 }
 
 // fill writes the verified tree to tmp and waits for the disk.

@@ -168,6 +168,7 @@ func describe(tree string) ([]payload.Entry, error) {
 				return err
 			}
 		case d.Type().IsRegular():
+			e.Size = st.Size()
 			if e.Sum, err = sumFile(p); err != nil {
 				return err
 			}

@@ -134,6 +134,9 @@ func TestVerifyNoticesChanges(t *testing.T) {
 		if err := p.Verify(dir); err == nil {
 			t.Errorf("%s: not noticed", name)
 		}
+		if err := p.Check(dir); err == nil {
+			t.Errorf("%s: not noticed without reading contents", name)
+		}
 	}
 }
 
@@ -175,8 +178,8 @@ func FuzzRead(f *testing.F) {
 
 func FuzzParseSums(f *testing.F) {
 	f.Add(payload.EncodeSums(tree().Entries()))
-	f.Add([]byte("l - ../../etc bin/x\n"))
-	f.Add([]byte("d 0755 - ../x\n"))
+	f.Add([]byte("l - - ../../etc bin/x\n"))
+	f.Add([]byte("d 0755 - - ../x\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		entries, err := payload.ParseSums(data)
 		if err != nil {

@@ -15,15 +15,16 @@ import (
 type Entry struct {
 	Path string      // slash-separated, relative, clean
 	Mode fs.FileMode // type bits and permissions
+	Size int64       // regular files
 	Sum  string      // regular files: SHA-256, lower-case hex
 	Link string      // symbolic links: the target, relative
 }
 
 // EncodeSums renders a tree's list of checksums. Each line is one of
 //
-//	f <mode> <sha256> <path>
-//	d <mode> - <path>
-//	l - <target> <path>
+//	f <mode> <size> <sha256> <path>
+//	d <mode> - - <path>
+//	l - - <target> <path>
 //
 // sorted by path, so that equal trees have equal lists. Paths and targets
 // contain neither spaces nor line breaks.
@@ -33,11 +34,11 @@ func EncodeSums(entries []Entry) []byte {
 	for _, e := range sorted {
 		switch {
 		case e.Mode.IsDir():
-			fmt.Fprintf(&b, "d %04o - %s\n", e.Mode.Perm(), e.Path)
+			fmt.Fprintf(&b, "d %04o - - %s\n", e.Mode.Perm(), e.Path)
 		case e.Mode.Type() == fs.ModeSymlink:
-			fmt.Fprintf(&b, "l - %s %s\n", e.Link, e.Path)
+			fmt.Fprintf(&b, "l - - %s %s\n", e.Link, e.Path)
 		default:
-			fmt.Fprintf(&b, "f %04o %s %s\n", e.Mode.Perm(), e.Sum, e.Path)
+			fmt.Fprintf(&b, "f %04o %d %s %s\n", e.Mode.Perm(), e.Size, e.Sum, e.Path)
 		}
 	}
 	return b.Bytes()
@@ -62,15 +63,15 @@ func ParseSums(data []byte) ([]Entry, error) {
 
 func parseLine(line string) (Entry, error) {
 	f := strings.Split(line, " ")
-	if len(f) != 4 {
-		return Entry{}, fmt.Errorf("%q has %d fields, not 4", line, len(f))
+	if len(f) != 5 {
+		return Entry{}, fmt.Errorf("%q has %d fields, not 5", line, len(f))
 	}
-	e := Entry{Path: f[3]}
+	e := Entry{Path: f[4]}
 	if !fs.ValidPath(e.Path) || e.Path == "." {
 		return Entry{}, fmt.Errorf("path %q leaves the tree", e.Path)
 	}
 	if f[0] == "l" {
-		e.Mode, e.Link = fs.ModeSymlink|0o777, f[2]
+		e.Mode, e.Link = fs.ModeSymlink|0o777, f[3]
 		if to := path.Join(path.Dir(e.Path), e.Link); e.Link == "" || path.IsAbs(e.Link) || !fs.ValidPath(to) {
 			return Entry{}, fmt.Errorf("link %s → %q leaves the tree", e.Path, e.Link)
 		}
@@ -85,10 +86,14 @@ func parseLine(line string) (Entry, error) {
 	case "d":
 		e.Mode |= fs.ModeDir
 	case "f":
-		if b, err := hex.DecodeString(f[2]); err != nil || len(b) != 32 {
-			return Entry{}, fmt.Errorf("checksum of %s: %q is not a SHA-256", e.Path, f[2])
+		if b, err := hex.DecodeString(f[3]); err != nil || len(b) != 32 {
+			return Entry{}, fmt.Errorf("checksum of %s: %q is not a SHA-256", e.Path, f[3])
 		}
-		e.Sum = f[2]
+		size, err := strconv.ParseInt(f[2], 10, 64)
+		if err != nil || size < 0 {
+			return Entry{}, fmt.Errorf("size of %s: %q is not a number of bytes", e.Path, f[2])
+		}
+		e.Sum, e.Size = f[3], size
 	default:
 		return Entry{}, fmt.Errorf("unknown kind %q of %s", f[0], e.Path)
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -164,63 +163,6 @@ func (u *unpacker) copy(f *os.File, t io.Reader) (string, error) {
 			return "", err
 		}
 	}
-}
-
-// Verify reads an unpacked tree again and compares it with its checksums,
-// which must be those of the index.
-func (x Index) Verify(dir string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	defer root.Close()
-	data, err := root.ReadFile(SumsFile)
-	if err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != x.Sums {
-		return errors.New("verify: the list of checksums is damaged")
-	}
-	entries, err := ParseSums(data)
-	if err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	for _, e := range entries {
-		if err := verifyEntry(root, e); err != nil {
-			return fmt.Errorf("verify %s: %w", path.Join(dir, e.Path), err)
-		}
-	}
-	return nil
-}
-
-func verifyEntry(root *os.Root, e Entry) error {
-	st, err := root.Lstat(e.Path)
-	if err != nil {
-		return err
-	}
-	if st.Mode() != e.Mode {
-		return fmt.Errorf("its mode is %s, not %s", st.Mode(), e.Mode)
-	}
-	switch {
-	case e.Link != "":
-		if to, err := root.Readlink(e.Path); err != nil || to != e.Link {
-			return errors.Join(fmt.Errorf("it links to %q, not %q", to, e.Link), err)
-		}
-	case e.Sum != "":
-		f, err := root.Open(e.Path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, f); err != nil {
-			return err
-		}
-		if sum := hex.EncodeToString(h.Sum(nil)); sum != e.Sum {
-			return fmt.Errorf("its SHA-256 is %s, not %s", sum, e.Sum)
-		}
-	}
-	return nil
 }
 
 // writeback starts the transfer of written data to the disk early, so that the

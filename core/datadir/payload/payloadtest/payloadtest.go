@@ -41,7 +41,7 @@ func (f Files) Entries() []payload.Entry {
 		if to, ok := strings.CutPrefix(content, "→"); ok {
 			e.Mode, e.Link = fs.ModeSymlink|0o777, to
 		} else {
-			e.Sum = Sum([]byte(content))
+			e.Sum, e.Size = Sum([]byte(content)), int64(len(content))
 		}
 		out = append(out, e)
 	}
