@@ -245,14 +245,15 @@ func TestBackoff(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-	t.Setenv("KELSON_TEST_INHERITED", "yes")
+	t.Setenv("KELSON_TOKEN", "secret")
+	t.Setenv("TEST_INHERITED", "yes")
 	for _, c := range []struct {
 		name string
 		env  []string
 		want string
 	}{
-		{"inherited", nil, "KELSON_TEST_INHERITED=yes"},
-		{"own", []string{"A=1", "NOTIFY_SOCKET=@x"}, "A=1"},
+		{"inherited", nil, "TEST_INHERITED=yes"},
+		{"own", []string{"A=1", "NOTIFY_SOCKET=@x", "KELSON_TOKEN=secret", "KELSON_DATA_DIR=/x"}, "A=1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := player(t, "env")
@@ -263,8 +264,9 @@ func TestEnvironment(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			has := strings.Contains(string(out), "KELSON_TEST_INHERITED")
-			if !strings.Contains(string(out), c.want) || strings.Contains(string(out), "NOTIFY_SOCKET") || has != (c.env == nil) {
+			has := strings.Contains(string(out), "TEST_INHERITED")
+			leaked := strings.Contains(string(out), "NOTIFY_SOCKET") || strings.Contains(string(out), "KELSON_")
+			if !strings.Contains(string(out), c.want) || leaked || has != (c.env == nil) {
 				t.Errorf("environment:\n%s", out)
 			}
 		})

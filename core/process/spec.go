@@ -15,7 +15,9 @@ type Spec struct {
 	Argv0 string   // argv[0]; Path if empty
 	Args  []string // argv[1:]
 	// Env is the whole environment; the host's if nil. Variables of the service
-	// manager's protocol (NOTIFY_SOCKET, …) are never passed on.
+	// manager's protocol (NOTIFY_SOCKET, …) and the host's own settings (KELSON_…,
+	// KELSON_TOKEN among them) are never passed on: what a child starts keeps its
+	// environment for life, readable to whoever may look at the process.
 	Env []string
 	Dir string
 
@@ -93,7 +95,7 @@ func (s Spec) environ() []string {
 	if env == nil {
 		env = os.Environ()
 	}
-	own := []string{"NOTIFY_SOCKET=", "WATCHDOG_PID=", "WATCHDOG_USEC=", "LISTEN_PID=", "LISTEN_FDS=", "LISTEN_FDNAMES="}
+	own := []string{"NOTIFY_SOCKET=", "WATCHDOG_PID=", "WATCHDOG_USEC=", "LISTEN_PID=", "LISTEN_FDS=", "LISTEN_FDNAMES=", "KELSON_"}
 	return slices.DeleteFunc(append([]string{}, env...), func(kv string) bool {
 		return slices.ContainsFunc(own, func(prefix string) bool { return strings.HasPrefix(kv, prefix) })
 	})
