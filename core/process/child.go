@@ -56,7 +56,9 @@ func New(spec Spec, log hclog.Logger) *Child {
 
 // Start ends a leftover of an earlier host, launches the process and returns
 // when it has been executed; it does not wait until it is of use. A child is
-// started once: a stopped one stays stopped.
+// started once: a stopped one stays stopped. After an error of the launch itself
+// the child is of no more use, unless Policy.RetryFirst is set; then only a
+// leftover that cannot be ended is an error, and Start may be called again.
 func (c *Child) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("start %s: %w", c.spec.Name, err)
@@ -129,6 +131,10 @@ func (c *Child) LastError() error {
 	return c.lastErr
 }
 
+// Output is the end of what the present run, or the last one, wrote to LogFile:
+// at most limit bytes, nothing of earlier runs.
+func (c *Child) Output(limit int64) string { return c.tail.tail(limit) }
+
 // supervise owns an OS thread for its whole life: the parent-death signal comes
 // when the thread that forked ends, not when the process does.
 func (c *Child) supervise(first chan<- error) {
@@ -140,10 +146,11 @@ func (c *Child) supervise(first chan<- error) {
 		began := time.Now()
 		cmd, err := c.launch()
 		if run == 0 {
-			first <- err
-			if err != nil {
+			if err != nil && !c.spec.Restart.RetryFirst {
+				first <- err
 				return
 			}
+			first <- nil
 		}
 		if err == nil {
 			var stopped bool

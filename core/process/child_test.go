@@ -226,6 +226,52 @@ func TestStartErrors(t *testing.T) {
 	}
 }
 
+func TestFirstLaunchIsRetriedWhenWanted(t *testing.T) {
+	spec := player(t, "sleep")
+	program := filepath.Join(t.TempDir(), "program")
+	spec.Path, spec.Restart.RetryFirst = program, true
+	c, _ := start(t, spec)
+	eventually(t, "reason", func() string {
+		if err := c.LastError(); err == nil || !strings.Contains(err.Error(), "no such file") {
+			return fmt.Sprint(err)
+		}
+		return ""
+	})
+	if err := os.Symlink(self(), program); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "start", func() string {
+		if c.PID() == 0 {
+			return fmt.Sprint(c.LastError())
+		}
+		return ""
+	})
+}
+
+func TestOutputIsOfOneRun(t *testing.T) {
+	spec := player(t, "fail", "1")
+	if err := os.MkdirAll(filepath.Dir(spec.LogFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(spec.LogFile, []byte("earlier run\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var c *Child
+	seen := make(chan string, 1)
+	spec.Restart.Limit = -1
+	spec.OnExit = func(error) { seen <- c.Output(1 << 10) }
+	c = New(spec, hclog.NewNullLogger())
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-seen; got != "first line\ncannot open database\n" {
+		t.Errorf("output %q", got)
+	}
+	if got := c.Output(9); got != "database\n" {
+		t.Errorf("the end is %q", got)
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	b := backoff{policy: Spec{}.withDefaults().Restart}
 	var got []time.Duration

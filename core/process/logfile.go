@@ -1,13 +1,13 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 )
 
 const (
@@ -21,7 +21,7 @@ type logFile struct {
 	path    string
 	max     int64
 	backups int
-	began   int64 // size when the present run began; only its output is the tail's
+	began   atomic.Int64 // size when the present run began; only its output is the tail's
 }
 
 // output is an open log file, or nothing.
@@ -54,7 +54,7 @@ func (l *logFile) open() (output, error) {
 		_ = f.Close()
 		return output{}, fmt.Errorf("open log: %w", err)
 	}
-	l.began = info.Size()
+	l.began.Store(info.Size())
 	return output{f}, nil
 }
 
@@ -82,7 +82,7 @@ func (l *logFile) rotate() error {
 	if err := copyTruncate(l.path, l.backup(1)); err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}
-	l.began = 0
+	l.began.Store(0)
 	return nil
 }
 
@@ -107,6 +107,12 @@ func copyTruncate(from, to string) (err error) {
 
 // last returns the last lines of the present run, joined by " | ".
 func (l *logFile) last() string {
+	lines := strings.Split(strings.TrimSpace(l.tail(tailBytes)), "\n")
+	return strings.Join(lines[max(0, len(lines)-tailLines):], " | ")
+}
+
+// tail returns the last bytes of the present run, as far as they can be read.
+func (l *logFile) tail(limit int64) string {
 	if l.path == "" {
 		return ""
 	}
@@ -119,11 +125,9 @@ func (l *logFile) last() string {
 	if err != nil {
 		return ""
 	}
-	from := max(l.began, info.Size()-tailBytes, 0)
-	data, err := io.ReadAll(io.NewSectionReader(f, from, tailBytes))
+	data, err := io.ReadAll(io.NewSectionReader(f, max(l.began.Load(), info.Size()-limit, 0), limit))
 	if err != nil {
 		return ""
 	}
-	lines := strings.Split(string(bytes.TrimSpace(data)), "\n")
-	return strings.Join(lines[max(0, len(lines)-tailLines):], " | ")
+	return string(data)
 }

@@ -57,6 +57,9 @@ type Policy struct {
 	// Limit is how many restarts in a row without a stable run are tried before
 	// Exited yields; no limit if zero, no restart at all if negative.
 	Limit int
+	// RetryFirst makes a launch that fails in Start one failure among others:
+	// Start returns nil and the child is tried again, see Child.LastError.
+	RetryFirst bool
 }
 
 func (s Spec) withDefaults() Spec {
