@@ -5,16 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	coreimages "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kelson-io/kelson/core/boot"
 )
@@ -22,6 +22,12 @@ import (
 // parallel is how many archives are imported at once: more only compete for
 // the disk with the rest of the boot.
 const parallel = 2
+
+// The pauses between passes while containerd cannot be used.
+const (
+	minPause = 200 * time.Millisecond
+	maxPause = 10 * time.Second
+)
 
 // Deps is what New needs.
 type Deps struct {
@@ -33,7 +39,8 @@ type Deps struct {
 	Log         hclog.Logger
 }
 
-// Importer is the step that imports the archives of two folders.
+// Importer is the step that imports the archives of two folders. It waits for
+// containerd and goes on when containerd comes back after a failure.
 type Importer struct {
 	deps  Deps
 	index *index
@@ -41,8 +48,8 @@ type Importer struct {
 	mu     sync.Mutex
 	cancel context.CancelFunc
 	done   chan struct{} // the watcher has ended
-	first  chan struct{} // the first pass has ended
-	err    error         // of the payload's archives
+	first  chan struct{} // the first pass has succeeded
+	err    error         // why it has not yet
 	busy   map[string]*sync.Mutex
 }
 
@@ -56,15 +63,12 @@ func New(deps Deps) *Importer {
 // Name implements boot.Step.
 func (i *Importer) Name() string { return "images" }
 
-// Start begins the first pass; containerd must be ready.
+// Start begins the first pass, which is repeated until it succeeds; containerd
+// need not be ready.
 func (i *Importer) Start(ctx context.Context) error {
 	client, err := i.connect()
 	if err != nil {
 		return err
-	}
-	if err := os.MkdirAll(i.deps.User, 0o700); err != nil {
-		_ = client.Close()
-		return fmt.Errorf("make %s: %w", i.deps.User, err)
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	i.mu.Lock()
@@ -86,30 +90,68 @@ func (i *Importer) connect() (*containerd.Client, error) {
 func (i *Importer) run(ctx context.Context, client *containerd.Client) {
 	defer close(i.done)
 	defer client.Close()
-	watcher, err := newWatcher(i.deps.User)
+	watcher, err := i.watch()
 	if err != nil {
 		i.deps.Log.Warn("archives dropped in later are not imported before a restart", "dir", i.deps.User, "err", err)
 	}
-	err = i.firstPass(ctx, client)
-	i.mu.Lock()
-	i.err = err
-	i.mu.Unlock()
+	if retry(ctx, func() error { return i.attempt(ctx, client) }) != nil {
+		return
+	}
 	close(i.first)
 	if watcher != nil {
 		watcher.run(ctx, func(path string) { i.importAndLog(ctx, client, path) })
 	}
 }
 
-// Ready waits until the payload's and the user's archives have been imported.
+func (i *Importer) watch() (*watcher, error) {
+	if err := os.MkdirAll(i.deps.User, 0o700); err != nil {
+		return nil, fmt.Errorf("make %s: %w", i.deps.User, err)
+	}
+	return newWatcher(i.deps.User)
+}
+
+// retry calls do until it succeeds or ctx ends, with growing pauses.
+func retry(ctx context.Context, do func() error) error {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// attempt is one first pass; what keeps it from success is told once.
+func (i *Importer) attempt(ctx context.Context, client *containerd.Client) error {
+	err := i.firstPass(ctx, client)
+	i.mu.Lock()
+	fresh := err != nil && (i.err == nil || i.err.Error() != err.Error())
+	i.err = err
+	i.mu.Unlock()
+	if fresh && ctx.Err() == nil {
+		i.deps.Log.Warn("images not imported yet, trying again", "err", err)
+	}
+	return err
+}
+
+// Ready waits until the payload's and the user's archives have been imported;
+// the error is what kept the last pass from it.
 func (i *Importer) Ready(ctx context.Context) error {
 	select {
 	case <-i.first:
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		return i.err
+		return nil
 	case <-ctx.Done():
-		return errors.New("images are still being imported")
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err != nil {
+		return fmt.Errorf("images not imported: %w", i.err)
+	}
+	return errors.New("images are still being imported")
 }
 
 // Stop ends the watch and a running import.
@@ -130,7 +172,8 @@ func (i *Importer) Stop(ctx context.Context) error {
 }
 
 // firstPass imports what is there: pause alone, then the rest in parallel, the
-// user's last. Its error is about the payload.
+// user's last. Its error is about the payload, or about containerd: a bad
+// archive of the user is named and skipped.
 func (i *Importer) firstPass(ctx context.Context, client *containerd.Client) error {
 	began := time.Now()
 	payload, err := archivesIn(i.deps.Payload)
@@ -157,7 +200,7 @@ func (i *Importer) firstPass(ctx context.Context, client *containerd.Client) err
 		}
 		switch {
 		case err == nil || ctx.Err() != nil:
-		case slices.Contains(payload, path):
+		case slices.Contains(payload, path) || unavailable(err):
 			errs = append(errs, err)
 		default:
 			i.deps.Log.Error("archive skipped", "file", path, "err", err)
@@ -178,8 +221,18 @@ func (i *Importer) firstPass(ctx context.Context, client *containerd.Client) err
 	if err := i.index.save(); err != nil {
 		i.deps.Log.Warn("imports not remembered", "err", err)
 	}
+	if len(errs) > 0 || ctx.Err() != nil {
+		return errors.Join(append(errs, ctx.Err())...)
+	}
 	i.deps.Log.Info("images available", "archives", len(payload)+len(user), "imported", imported, "took", time.Since(began).Round(time.Millisecond))
-	return errors.Join(errs...)
+	return nil
+}
+
+// unavailable tells that containerd is the reason, which passes, rather than
+// the archive.
+func unavailable(err error) bool {
+	return errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) ||
+		status.Code(err) == codes.Unavailable || status.Code(err) == codes.Canceled
 }
 
 // present maps the names of the images in containerd's store to their digests.
@@ -235,134 +288,28 @@ func (i *Importer) lock(digest string) (unlock func()) {
 }
 
 func (i *Importer) importAndLog(ctx context.Context, client *containerd.Client, path string) {
+	var last error
+	_ = retry(ctx, func() error {
+		last = i.importOne(ctx, client, path)
+		if last != nil && unavailable(last) && ctx.Err() == nil {
+			return last
+		}
+		return nil
+	})
+	if last != nil && ctx.Err() == nil {
+		i.deps.Log.Error("archive skipped", "file", path, "err", last)
+	}
+}
+
+func (i *Importer) importOne(ctx context.Context, client *containerd.Client, path string) error {
 	present, err := i.present(ctx, client)
-	if err == nil {
-		var fresh bool
-		if fresh, err = i.ensure(ctx, client, path, present); err == nil && fresh {
-			i.deps.Log.Info("images imported", "file", path)
-			err = i.index.save()
-		}
-	}
-	if err != nil && ctx.Err() == nil {
-		i.deps.Log.Error("archive skipped", "file", path, "err", err)
-	}
-}
-
-// load imports one archive, pins its images and unpacks them.
-func load(ctx context.Context, client *containerd.Client, path, snapshotter string) (map[string]string, error) {
-	stream, err := openArchive(path)
 	if err != nil {
-		return nil, err
-	}
-	defer stream.Close()
-	ctx = namespaces.WithNamespace(ctx, "k8s.io")
-	list, err := client.Import(ctx, stream, containerd.WithImageLabels(map[string]string{
-		"io.cri-containerd.image":  "managed",
-		"io.cri-containerd.pinned": "pinned",
-	}), containerd.WithImageRefTranslator(canonical))
-	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", path, err)
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("import %s: no named image for this platform in it", path)
-	}
-	out := map[string]string{}
-	for _, record := range list {
-		if err := unpack(ctx, client, record, snapshotter); err != nil {
-			return nil, fmt.Errorf("unpack %s of %s: %w", record.Name, path, err)
-		}
-		out[record.Name] = record.Target.Digest.String()
-	}
-	return out, nil
-}
-
-func unpack(ctx context.Context, client *containerd.Client, record coreimages.Image, snapshotter string) error {
-	image := containerd.NewImage(client, record)
-	done, err := image.IsUnpacked(ctx, snapshotter)
-	if err != nil || done {
 		return err
 	}
-	return image.Unpack(ctx, snapshotter)
-}
-
-// canonical completes a short name as CRI does, since kubelet asks for images
-// by the complete one.
-func canonical(ref string) string {
-	if ref == "" || strings.HasPrefix(ref, "sha256:") {
-		return ""
+	fresh, err := i.ensure(ctx, client, path, present)
+	if err != nil || !fresh {
+		return err
 	}
-	name, _, _ := strings.Cut(ref, "@")
-	if slash := strings.LastIndexByte(name, '/'); !strings.Contains(name[slash+1:], ":") && name == ref {
-		ref += ":latest"
-	}
-	domain, _, found := strings.Cut(ref, "/")
-	switch {
-	case !found:
-		return "docker.io/library/" + ref
-	case strings.ContainsAny(domain, ".:") || domain == "localhost":
-		return ref
-	}
-	return "docker.io/" + ref
-}
-
-// Image is one image of the node.
-type Image struct {
-	Name   string    `json:"name"`
-	Digest string    `json:"digest"`
-	Size   int64     `json:"size"` // of its content, compressed as stored
-	Pinned bool      `json:"pinned"`
-	Made   time.Time `json:"created"` // when containerd got it
-}
-
-// List returns the named images in containerd's store, sorted by name.
-func (i *Importer) List(ctx context.Context) ([]Image, error) {
-	client, err := i.connect()
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	list, err := client.ListImages(namespaces.WithNamespace(ctx, "k8s.io"))
-	if err != nil {
-		return nil, fmt.Errorf("list images: %w", err)
-	}
-	var out []Image
-	for _, image := range list {
-		if strings.HasPrefix(image.Name(), "sha256:") {
-			continue
-		}
-		size, err := image.Size(ctx)
-		if err != nil {
-			size = 0 // part of the content is missing: still listed
-		}
-		out = append(out, Image{
-			Name: image.Name(), Digest: image.Target().Digest.String(), Size: size,
-			Pinned: image.Labels()["io.cri-containerd.pinned"] == "pinned", Made: image.Metadata().CreatedAt,
-		})
-	}
-	slices.SortFunc(out, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
-}
-
-// Import imports one archive and returns the names of its images, sorted. It
-// needs no Start.
-func (i *Importer) Import(ctx context.Context, file string) ([]string, error) {
-	path, err := filepath.Abs(file)
-	if err != nil {
-		return nil, err
-	}
-	client, err := i.connect()
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	images, err := load(ctx, client, path, i.deps.Snapshotter())
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for name := range images {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names, nil
+	i.deps.Log.Info("images imported", "file", path)
+	return i.index.save()
 }
