@@ -18,10 +18,11 @@ const FileName = "status.json"
 // State of a server or of one step of its boot.
 type State string
 
-// The states. A step goes pending, starting, ready or failed, stopped.
+// The states. A step goes pending, starting, launched, ready or failed, stopped.
 const (
 	Pending  State = "pending"
 	Starting State = "starting"
+	Launched State = "launched" // started, and not waited for before the next phase
 	Ready    State = "ready"
 	Failed   State = "failed"
 	Stopping State = "stopping"
@@ -41,7 +42,10 @@ type Status struct {
 	Node       string    `json:"node,omitempty"`
 	Datastore  Datastore `json:"datastore"`
 	Components []string  `json:"components,omitempty"` // packaged components that are deployed
-	Phases     []Phase   `json:"phases"`
+	// Snapshotter is the one in effect, which need not be the configured one;
+	// empty until the node has chosen it.
+	Snapshotter string  `json:"snapshotter,omitempty"`
+	Phases      []Phase `json:"phases"`
 }
 
 // Datastore says where the cluster's state is kept.
@@ -61,7 +65,7 @@ type Step struct {
 	Name   string  `json:"name"`
 	State  State   `json:"state"`
 	Took   float64 `json:"tookSeconds,omitempty"` // from its start until ready
-	Reason string  `json:"reason,omitempty"`      // of Failed
+	Reason string  `json:"reason,omitempty"`      // of Failed and Launched; of Ready: what is degraded
 }
 
 // Encode returns the file's content for an atomic write.

@@ -13,8 +13,8 @@ import (
 func TestRoundTrip(t *testing.T) {
 	want := Status{
 		Version: "v1", PID: 7, StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), State: Ready, DataDir: "/d",
-		Datastore: Datastore{Kind: "sqlite", Durability: "fast"},
-		Phases:    []Phase{{Name: "api", Steps: []Step{{Name: "apiserver", State: Ready, Took: 1.5}, {Name: "images", State: Failed, Reason: "why"}}}},
+		Datastore: Datastore{Kind: "sqlite", Durability: "fast"}, Snapshotter: "native",
+		Phases: []Phase{{Name: "api", Steps: []Step{{Name: "apiserver", State: Ready, Took: 1.5}, {Name: "images", State: Failed, Reason: "why"}, {Name: "node", State: Launched, Reason: "not yet"}}}},
 	}
 	data, err := want.Encode()
 	if err != nil {
