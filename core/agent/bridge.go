@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -51,7 +52,9 @@ type Bridge struct {
 	layout datadir.Layout
 	tools  kernel.Tools
 	facts  func() kernel.Facts
-	name   string // of the link; "" until chosen
+
+	mu   sync.Mutex
+	name string // of the link; "" until chosen
 }
 
 var _ Network = (*Bridge)(nil)
@@ -70,7 +73,9 @@ func (b *Bridge) Configure(ctx context.Context, node NodeNetwork) error {
 	if err != nil {
 		return fmt.Errorf("configure bridge: %w", err)
 	}
+	b.mu.Lock()
 	b.name = name
+	b.mu.Unlock()
 	facts := b.facts()
 	if err := masquerade(ctx, b.tools, facts, name, node); err != nil {
 		return fmt.Errorf("configure masquerading: %w", err)
@@ -99,10 +104,17 @@ func (b *Bridge) Status(context.Context) error {
 	if _, err := os.Stat(filepath.Join(CNIConfDir(b.layout), conflistName)); err != nil {
 		return fmt.Errorf("network not configured: %w", err)
 	}
-	if _, err := netlink.LinkByName(b.name); err != nil {
-		return fmt.Errorf("bridge %s: %w", b.name, err)
+	name := b.linkName()
+	if _, err := netlink.LinkByName(name); err != nil {
+		return fmt.Errorf("bridge %s: %w", name, err)
 	}
 	return nil
+}
+
+func (b *Bridge) linkName() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.name
 }
 
 // Teardown removes the announcement, the rules and the bridge. Pods that still
@@ -112,7 +124,7 @@ func (b *Bridge) Teardown(ctx context.Context) error {
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	name := b.name
+	name := b.linkName()
 	if name == "" {
 		name, _, _ = b.ownLinkName()
 	}

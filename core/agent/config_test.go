@@ -61,6 +61,10 @@ func hosts() map[string]kernel.Facts {
 			Cgroups: kernel.Cgroups{Version: 2, Controllers: v2, CFSQuota: true, Systemd: true}, Resource: true,
 			NFTables: true, ConntrackWritable: true, AppArmor: true, IPv6: true, Systemd: true,
 		},
+		"systemd-v2-second": { // another data dir on the same host
+			Cgroups: kernel.Cgroups{Version: 2, Controllers: v2, CFSQuota: true, Systemd: true}, Resource: true,
+			NFTables: true, ConntrackWritable: true, AppArmor: true, IPv6: true, Systemd: true,
+		},
 		"container-v1": {
 			Cgroups:  kernel.Cgroups{Version: 1, Controllers: []string{"cpu", "cpuset", "memory"}},
 			IPTables: true, Overlay: errors.New("no overlay"),
@@ -73,6 +77,10 @@ func settingsFor(host string) (datadir.Layout, config.Node, NodeInfo, config.Net
 	node := config.Node{KubeletPort: 10250, Labels: []string{"zone=a", "disk=ssd"}, Taints: []string{"only=me:NoSchedule", "bare:NoExecute"}}
 	info := NodeInfo{Name: "one", IPs: addrs("192.0.2.10")}
 	network := config.Network{ClusterCIDR: prefixes("10.42.0.0/16"), ClusterDNS: addrs("10.43.0.10"), ClusterDomain: "cluster.local"}
+	if host == "systemd-v2-second" {
+		l = datadir.Layout{Root: "/srv/two", Etc: "/srv/two/etc", Run: "/run/kelson/ab12cd34ef", Bin: "/srv/two/data/abc/bin"}
+		node.KubeProxyArgs = []string{"proxy-mode=iptables", "masquerade-all=true", "metrics-bind-address=0.0.0.0:10249", "conntrack-min=1000", "nodeport-addresses=primary,198.51.100.0/24"}
+	}
 	if host == "container-v1" {
 		l = datadir.Layout{Root: "/srv/two", Etc: "/srv/two/etc", Run: "/run/kelson/ab12cd34ef", Bin: "/srv/two/data/abc/bin"}
 		node.KubeletArgs = []string{"max-pods=200", "--v=4"}
@@ -86,6 +94,7 @@ func TestConfigurationsGolden(t *testing.T) {
 	for host, facts := range hosts() {
 		t.Run(host, func(t *testing.T) {
 			l, node, info, network := settingsFor(host)
+			facts := nodeFacts(facts, l)
 			credentials := Credentials{
 				ClientCA: l.TLS("client-ca.crt"), ServingCert: l.TLS("serving-kubelet.crt"), ServingKey: l.TLS("serving-kubelet.key"),
 				Kubeconfig: l.Cred("kubelet.kubeconfig"), ProxyKubeconfig: l.Cred("kube-proxy.kubeconfig"),
@@ -103,7 +112,11 @@ func TestConfigurationsGolden(t *testing.T) {
 			if err := yaml.UnmarshalStrict(raw, new(kubeletv1beta1.KubeletConfiguration)); err != nil {
 				t.Error(err)
 			}
-			raw, err = encodeYAML(ProxyConfig(ProxySettings{Node: node, Info: info, Network: network, Credentials: credentials, Facts: facts}))
+			proxy, err := ProxyConfig(ProxySettings{Node: node, Info: info, Network: network, Credentials: credentials, Facts: facts})
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw, err = encodeYAML(proxy)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,6 +141,20 @@ func TestConfigurationsGolden(t *testing.T) {
 			golden(t, host+".nft", []byte(nftRules("cni0", nodeNetwork)))
 			golden(t, host+".iptables", []byte(iptablesRules("cni0", nodeNetwork, false)+iptablesRules("cni0", nodeNetwork, true)))
 		})
+	}
+}
+
+// TestOneCgroupDriver: with a cgroup root of its own the node takes cgroupfs, in
+// containerd and kubelet alike.
+func TestOneCgroupDriver(t *testing.T) {
+	for host, want := range map[string]string{"systemd-v2": "systemd", "systemd-v2-second": "cgroupfs", "container-v1": "cgroupfs"} {
+		l, node, info, network := settingsFor(host)
+		facts := nodeFacts(hosts()[host], l)
+		kubelet := KubeletConfig(KubeletSettings{Layout: l, Node: node, Info: info, Network: network, Facts: facts, CgroupRoot: CgroupRoot(l)})
+		containerd := NewContainerdSettings(l, facts, "overlayfs", "")
+		if kubelet.CgroupDriver != want || containerd.Systemd != (want == "systemd") {
+			t.Errorf("%s: kubelet has %s, containerd systemd %v, want %s", host, kubelet.CgroupDriver, containerd.Systemd, want)
+		}
 	}
 }
 
@@ -221,6 +248,11 @@ func TestChooseAddresses(t *testing.T) {
 		{"none", []address{host("lo", "127.0.0.1", false, true)}, prefixes("10.42.0.0/16"), "", "no global IPv4 address"},
 		{"family follows the cluster", []address{host("eth0", "192.0.2.1", true, true), host("eth0", "2001:db8::1", true, true)}, prefixes("fd00::/56", "10.42.0.0/16"), "2001:db8::1, 192.0.2.1", ""},
 		{"temporary addresses are passed over", []address{host("eth0", "2001:db8::bad", true, false), host("eth0", "2001:db8::1", true, true)}, prefixes("fd00::/56"), "2001:db8::1", ""},
+		{"lowest metric of several default routes", []address{
+			{link: "wlan0", ip: netip.MustParseAddr("198.51.100.1"), routed: true, stable: true, metric: 600},
+			{link: "eth0", ip: netip.MustParseAddr("192.0.2.1"), routed: true, stable: true, metric: 100},
+			{link: "eth1", ip: netip.MustParseAddr("203.0.113.1"), routed: true, stable: true, metric: 100},
+		}, prefixes("10.42.0.0/16"), "192.0.2.1", ""},
 		{"missing family", []address{host("eth0", "192.0.2.1", true, true)}, prefixes("10.42.0.0/16", "fd00::/56"), "", "no global IPv6 address"},
 		{"no cluster: IPv4 first", []address{host("eth0", "2001:db8::1", true, true), host("eth0", "192.0.2.1", true, true)}, nil, "192.0.2.1", ""},
 	} {

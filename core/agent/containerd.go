@@ -67,7 +67,9 @@ func (c *Containerd) Snapshotter() string {
 	return c.snapshotter
 }
 
-// Start writes the configuration and launches the child.
+// Start writes the configuration and launches the child. A launch that fails is
+// tried again in the background, and Ready tells why; an error is one of the
+// configuration, and Start may be called again.
 func (c *Containerd) Start(ctx context.Context) error {
 	facts := c.deps.Facts()
 	snapshotter, warning := chooseSnapshotter(c.deps.Node.Snapshotter, facts.Overlay)
@@ -92,6 +94,7 @@ func (c *Containerd) Start(ctx context.Context) error {
 		Env:     containerdEnv(os.Environ(), c.deps.Search),
 		LogFile: filepath.Join(settings.Root, "containerd.log"), LogMaxBytes: int64(c.deps.Node.ContainerdLogSize) << 20,
 		PIDFile: l.RunPath("containerd.pid"),
+		Restart: process.Policy{RetryFirst: true},
 	}, c.deps.Log)
 	c.mu.Lock()
 	c.child, c.snapshotter = child, snapshotter

@@ -44,7 +44,7 @@ func NewHost(deps HostDeps) *Host { return &Host{deps: deps} }
 // Name implements boot.Step.
 func (h *Host) Name() string { return "host" }
 
-// Facts is what the host offers, the zero value before Start.
+// Facts is what the host offers to this node, the zero value before Start.
 func (h *Host) Facts() kernel.Facts {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,7 +73,7 @@ func (h *Host) Start(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("prepare host: %w", err)
 	}
-	facts := kernel.Probe(ctx, tools, dir)
+	facts := nodeFacts(kernel.Probe(ctx, tools, dir), h.deps.Layout)
 	if !facts.NFTables && !facts.IPTables {
 		return config.Hinted(errors.New("neither nftables nor iptables can be used: services and pods could not be reached"),
 			"load the kernel modules nf_tables and nft_chain_nat (or ip_tables and iptable_nat); `kelson check` says more")
@@ -82,6 +82,17 @@ func (h *Host) Start(ctx context.Context) error {
 	h.facts = facts
 	h.mu.Unlock()
 	return nil
+}
+
+// nodeFacts is what of the host counts for this node. A node with a cgroup root
+// of its own takes the cgroupfs driver: kubelet turns the root's name into a
+// slice's under the systemd driver, and refuses a slice that systemd did not
+// make. containerd and kubelet both follow from here.
+func nodeFacts(facts kernel.Facts, l datadir.Layout) kernel.Facts {
+	if CgroupRoot(l) != "" {
+		facts.Cgroups.Systemd = false
+	}
+	return facts
 }
 
 // Ready implements boot.Step; Start leaves nothing to wait for.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -29,7 +30,8 @@ type NodeInfo struct {
 // means IPv4 first, then IPv6.
 //
 // Addresses are, in this order: --node-ip; the address of the interface that
-// has the default route; the only global address of the host.
+// has the default route (of several, the one that the kernel prefers); the only
+// global address of the host.
 func Detect(cfg config.Node, cluster []netip.Prefix) (NodeInfo, error) {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -67,6 +69,7 @@ type address struct {
 	ip     netip.Addr
 	stable bool // not temporary (IPv6 privacy), not deprecated
 	routed bool
+	metric int // of the default route, the lowest wins
 }
 
 func detectAddresses(cluster []netip.Prefix) ([]netip.Addr, error) {
@@ -100,13 +103,14 @@ func chooseAddresses(candidates []address, cluster []netip.Prefix) ([]netip.Addr
 }
 
 func chooseFamily(candidates []address, six bool) (netip.Addr, error) {
-	var routed, global []netip.Addr
+	var routed []address
+	var global []netip.Addr
 	for _, c := range candidates {
 		if c.ip.Is6() != six || !c.stable || !c.ip.IsGlobalUnicast() {
 			continue
 		}
 		if c.routed {
-			routed = append(routed, c.ip)
+			routed = append(routed, c)
 		}
 		if !slices.Contains(global, c.ip) {
 			global = append(global, c.ip)
@@ -118,7 +122,8 @@ func chooseFamily(candidates []address, six bool) (netip.Addr, error) {
 	}
 	switch {
 	case len(routed) > 0:
-		return routed[0], nil
+		best := slices.MinFunc(routed, func(a, b address) int { return cmp.Compare(a.metric, b.metric) })
+		return best.ip, nil
 	case len(global) == 1:
 		return global[0], nil
 	case len(global) == 0:
@@ -156,14 +161,14 @@ func hostAddresses() ([]address, error) {
 			if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 				return nil, fmt.Errorf("list addresses of %s: %w", attrs.Name, err)
 			}
-			viaDefault := hasDefaultRoute(link, family)
+			metric, routed := defaultRoute(link, family)
 			for _, a := range addrs {
 				ip, ok := netip.AddrFromSlice(a.IP)
 				if !ok || a.Scope != unix.RT_SCOPE_UNIVERSE {
 					continue
 				}
 				out = append(out, address{
-					link: attrs.Name, ip: ip.Unmap(), routed: viaDefault,
+					link: attrs.Name, ip: ip.Unmap(), routed: routed, metric: metric,
 					stable: a.Flags&(unix.IFA_F_TEMPORARY|unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) == 0 || a.Flags&unix.IFA_F_PERMANENT != 0 && a.Flags&unix.IFA_F_DEPRECATED == 0,
 				})
 			}
@@ -179,18 +184,23 @@ func ownLink(link netlink.Link) bool {
 	return strings.HasPrefix(link.Attrs().Alias, bridgeAlias) || name == "cni0" || name == "docker0"
 }
 
-func hasDefaultRoute(link netlink.Link, family int) bool {
+// defaultRoute returns the lowest metric of the default routes through a link.
+func defaultRoute(link netlink.Link, family int) (metric int, found bool) {
 	routes, err := netlink.RouteList(link, family)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return false
+		return 0, false
 	}
-	return slices.ContainsFunc(routes, func(r netlink.Route) bool {
-		if r.Dst == nil {
-			return true
+	for _, r := range routes {
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones != 0 || !r.Dst.IP.IsUnspecified() {
+				continue
+			}
 		}
-		ones, _ := r.Dst.Mask.Size()
-		return ones == 0 && r.Dst.IP.IsUnspecified()
-	})
+		if !found || r.Priority < metric {
+			metric, found = r.Priority, true
+		}
+	}
+	return metric, found
 }
 
 func uplinkOf(ip netip.Addr) (string, int) {

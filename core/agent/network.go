@@ -25,6 +25,11 @@ import (
 	"github.com/kelson-io/kelson/core/datadir"
 )
 
+const (
+	followMinPause = 100 * time.Millisecond // after a watch that ended
+	configureEvery = 5 * time.Second        // a try, while the network cannot be configured
+)
+
 // PodNetworkDeps is what NewPodNetwork needs.
 type PodNetworkDeps struct {
 	Layout     datadir.Layout
@@ -64,6 +69,7 @@ type PodNetwork struct {
 	current    []netip.Prefix // configured
 	known      []netip.Prefix // to be claimed
 	reason     error          // why it is not configured yet
+	answered   bool           // the API has taken a watch
 	configured chan struct{}
 	cancel     context.CancelFunc
 	done       chan struct{}
@@ -80,21 +86,19 @@ func NewPodNetwork(deps PodNetworkDeps) *PodNetwork {
 func (p *PodNetwork) Name() string { return "network" }
 
 // Start configures the network if the range is known, and follows the Node
-// object from then on.
+// object from then on. It needs neither the API nor the administrator's
+// credentials, only First to be decided. What fails is tried again in the
+// background and never an error here: Ready tells the reason.
 func (p *PodNetwork) Start(ctx context.Context) error {
 	known := p.remembered()
 	if known == nil && p.deps.First != nil && p.deps.First() {
 		known = FirstPodCIDRs(p.deps.Cluster.ClusterCIDR)
 	}
-	if known != nil {
-		if err := p.configure(ctx, known); err != nil {
-			return err
-		}
-	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.mu.Lock()
 	p.known, p.cancel, p.done = known, cancel, make(chan struct{})
 	p.mu.Unlock()
+	p.configureKnown(life)
 	go p.follow(life)
 	return nil
 }
@@ -155,17 +159,14 @@ func FirstPodCIDRs(cluster []netip.Prefix) []netip.Prefix {
 func (p *PodNetwork) configure(ctx context.Context, cidrs []netip.Prefix) error {
 	info, err := p.deps.Info()
 	if err != nil {
-		return fmt.Errorf("identify node: %w", err)
+		return p.because(fmt.Errorf("identify node: %w", err))
 	}
 	node := NodeNetwork{NodeName: info.Name, PodCIDRs: cidrs, ClusterCIDRs: p.deps.Cluster.ClusterCIDR, MTU: info.MTU}
 	if err := p.deps.Network.Configure(ctx, node); err != nil {
-		p.mu.Lock()
-		p.reason = err
-		p.mu.Unlock()
-		return err
+		return p.because(err)
 	}
 	if err := p.remember(cidrs); err != nil {
-		return err
+		return p.because(fmt.Errorf("remember the pod CIDR: %w", err))
 	}
 	p.mu.Lock()
 	first := p.current == nil
@@ -176,6 +177,14 @@ func (p *PodNetwork) configure(ctx context.Context, cidrs []netip.Prefix) error 
 	}
 	p.deps.Log.Info("network configured", "pod-cidr", join(cidrs), "mtu", info.MTU)
 	return nil
+}
+
+// because keeps err as the reason for Ready.
+func (p *PodNetwork) because(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reason = err
+	return err
 }
 
 type rememberedNode struct {
@@ -213,34 +222,65 @@ func (p *PodNetwork) remember(cidrs []netip.Prefix) error {
 	return datadir.WriteFile(p.stateFile(), append(raw, '\n'), 0o600)
 }
 
+// configureKnown tries the known range while nothing is configured; false if
+// that failed.
+func (p *PodNetwork) configureKnown(ctx context.Context) bool {
+	p.mu.Lock()
+	known, pending := p.known, p.current == nil && p.known != nil
+	p.mu.Unlock()
+	if !pending {
+		return true
+	}
+	if err := p.configure(ctx, known); err != nil {
+		p.deps.Log.Error("network not configured, trying again", "pod-cidr", join(known), "err", err)
+		return false
+	}
+	return true
+}
+
 // follow watches the Node object until ctx ends, through restarts of the API.
+// While the network cannot be configured the watch is kept short.
 func (p *PodNetwork) follow(ctx context.Context) {
 	defer close(p.done)
-	pause := 100 * time.Millisecond
+	pause, configured := followMinPause, p.PodCIDRs() != nil
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := p.watchOnce(ctx)
+		limited, cancel := ctx, context.CancelFunc(func() {})
+		if !configured && p.hasKnown() {
+			limited, cancel = context.WithTimeout(ctx, configureEvery)
+		}
+		err := p.watchOnce(limited)
+		cancel()
 		if ctx.Err() != nil {
 			return
 		}
 		p.mu.Lock()
-		if err != nil && p.current == nil {
+		if err != nil && p.current == nil && p.known == nil {
 			p.reason = err
 		}
+		answered := p.answered
 		p.mu.Unlock()
 		p.deps.Log.Debug("watch of the node ended", "err", err)
 		if time.Since(began) > time.Minute {
-			pause = 100 * time.Millisecond
+			pause = followMinPause
 		}
 		select {
 		case <-ctx.Done():
+			return
 		case <-time.After(pause):
 		}
+		configured = p.configureKnown(ctx) && p.PodCIDRs() != nil
 		pause = min(2*pause, 5*time.Second)
-		if p.PodCIDRs() == nil {
-			pause = min(pause, 500*time.Millisecond)
+		if !configured || !answered {
+			pause = min(pause, 500*time.Millisecond) // somebody waits for it
 		}
 	}
+}
+
+func (p *PodNetwork) hasKnown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known != nil
 }
 
 func (p *PodNetwork) watchOnce(ctx context.Context) error {
@@ -264,6 +304,9 @@ func (p *PodNetwork) watchOnce(ctx context.Context) error {
 		return fmt.Errorf("watch node %s: %w", info.Name, err)
 	}
 	defer watcher.Stop()
+	p.mu.Lock()
+	p.answered = true
+	p.mu.Unlock()
 	for event := range watcher.ResultChan() {
 		node, ok := event.Object.(*corev1.Node)
 		if !ok {

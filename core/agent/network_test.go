@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -29,14 +30,17 @@ import (
 type recorded struct {
 	mu    sync.Mutex
 	cidrs []string
-	fail  error
+	fail  int // so many calls, from the first on
 }
 
 func (r *recorded) Configure(_ context.Context, node NodeNetwork) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cidrs = append(r.cidrs, join(node.PodCIDRs))
-	return r.fail
+	if len(r.cidrs) <= r.fail {
+		return errors.New("nft is busy")
+	}
+	return nil
 }
 func (r *recorded) Status(context.Context) error   { return nil }
 func (r *recorded) Teardown(context.Context) error { return nil }
@@ -100,6 +104,35 @@ func TestPodNetworkKnowsItsRange(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPodNetworkTriesAgain: a network that cannot be configured at first ends
+// nothing, says why, and is configured later, without any API server.
+func TestPodNetworkTriesAgain(t *testing.T) {
+	root := t.TempDir()
+	p, network := testNetwork(t, root, true, filepath.Join(root, "missing"))
+	network.fail = 2
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatalf("the boot would end: %v", err)
+	}
+	defer func() {
+		if err := p.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	soon, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Ready(soon); err == nil || !strings.Contains(err.Error(), "nft is busy") {
+		t.Errorf("ready: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := p.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if join(p.PodCIDRs()) != "10.42.0.0/24" {
+		t.Errorf("configured %v", p.PodCIDRs())
 	}
 }
 
@@ -223,11 +256,25 @@ func TestBridgeKeepsOldGateways(t *testing.T) {
 	}
 	bridge := NewBridge(l, tools, func() kernel.Facts { return facts })
 	cluster := prefixes("10.42.0.0/16", "fd00:42::/56")
+	asked, enough := make(chan struct{}), make(chan struct{})
+	go func() { // as a health check does meanwhile; the race detector watches
+		defer close(asked)
+		for {
+			select {
+			case <-enough:
+				return
+			default:
+				_ = bridge.Status(t.Context())
+			}
+		}
+	}()
 	for _, cidrs := range [][]netip.Prefix{prefixes("10.42.0.0/24", "fd00:42::/64"), prefixes("10.42.0.0/24", "fd00:42::/64"), prefixes("10.42.7.0/24", "fd00:42:0:7::/64")} {
 		if err := bridge.Configure(t.Context(), NodeNetwork{NodeName: "one", PodCIDRs: cidrs, ClusterCIDRs: cluster, MTU: 1400}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	close(enough)
+	<-asked
 	if err := bridge.Status(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -2,17 +2,16 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
-	"path/filepath"
-	"reflect"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -28,6 +27,9 @@ import (
 // addresses that it was started with.
 const identityPeriod = 15 * time.Second
 
+// launchPause is how long the first pause after a failed launch is.
+const launchPause = 250 * time.Millisecond
+
 // NodeDeps is what NewNodeChild needs.
 type NodeDeps struct {
 	Layout      datadir.Layout
@@ -40,45 +42,59 @@ type NodeDeps struct {
 	Facts       func() kernel.Facts      // of the host, known when Start is called
 	Info        func() (NodeInfo, error) // asked again before every start and every 15 s: addresses may change
 	WaitHealthy bool                     // Ready waits for kubelet's healthz, not only for the launch
+	// Known are the addresses that certificates were made for; nil for those of
+	// the first launch.
+	Known []netip.Addr
+	// OnAddresses is told of other addresses, once for each change, while the old
+	// child (if any) still runs and before one is started with them. The launch
+	// waits for its return, so it must not wait for Stop. nil if nobody cares.
+	OnAddresses func(NodeInfo)
 	Log         hclog.Logger
 }
 
 // NodeChild runs kubelet and kube-proxy in one supervised child, because stock
 // code of both ends its process (node deleted, addresses changed, port taken).
-// It is restarted with back-off for ever; pods run on meanwhile.
+// It is restarted with back-off for ever; pods run on meanwhile. What keeps it
+// from being launched is no error of Start: the launch is tried again, and
+// LastReason and Ready tell why.
 type NodeChild struct {
 	deps   NodeDeps
 	period time.Duration // between looks at the addresses
+	known  []netip.Addr  // that OnAddresses need not be told of; used by one goroutine at a time
 
-	mu     sync.Mutex
-	child  *process.Child
-	info   NodeInfo
-	reason string // why the child last ended
-	cancel context.CancelFunc
-	done   chan struct{}
+	mu      sync.Mutex
+	child   *process.Child // the last one that was launched
+	info    NodeInfo       // that it was launched with
+	running bool           // the last launch succeeded
+	stopped bool
+	reason  string // why there is no child, or why it last ended
+	cancel  context.CancelFunc
+	done    chan struct{}
 }
 
 var _ boot.Step = (*NodeChild)(nil)
 
 // NewNodeChild returns the step. It does no I/O.
-func NewNodeChild(deps NodeDeps) *NodeChild { return &NodeChild{deps: deps, period: identityPeriod} }
+func NewNodeChild(deps NodeDeps) *NodeChild {
+	return &NodeChild{deps: deps, period: identityPeriod, known: deps.Known}
+}
 
 // Name implements boot.Step.
 func (n *NodeChild) Name() string { return "node" }
 
-// Start writes the configurations and launches the child.
+// Start writes the configurations and launches the child, or leaves that to the
+// next attempt. It is an error only to start twice or after Stop.
 func (n *NodeChild) Start(ctx context.Context) error {
-	info, err := n.deps.Info()
-	if err != nil {
-		return fmt.Errorf("identify node: %w", err)
-	}
-	if err := n.launch(ctx, info); err != nil {
-		return err
-	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.mu.Lock()
+	if n.cancel != nil || n.stopped {
+		n.mu.Unlock()
+		cancel()
+		return errors.New("start node: already started or stopped")
+	}
 	n.cancel, n.done = cancel, make(chan struct{})
 	n.mu.Unlock()
+	n.look(life)
 	go n.follow(life)
 	return nil
 }
@@ -91,17 +107,25 @@ func (n *NodeChild) launch(ctx context.Context, info NodeInfo) error {
 	}
 	l := n.deps.Layout
 	n.warnOfPorts()
-	child := process.New(process.Spec{
+	var child *process.Child
+	child = process.New(process.Spec{
 		Name: "node", Path: n.deps.Path, Args: []string{"node", "--config", path},
 		Env:     append(withoutPath(os.Environ()), "PATH="+n.deps.Search),
 		LogFile: l.Agent("node.log"), LogMaxBytes: 50 << 20,
 		PIDFile: l.RunPath("node.pid"),
-		OnExit:  n.exited,
+		OnExit:  func(err error) { n.exited(child, err) },
 	}, n.deps.Log)
+	if err := child.Start(ctx); err != nil {
+		return err
+	}
 	n.mu.Lock()
-	n.child, n.info = child, info
+	stopped := n.stopped
+	n.child, n.info, n.running = child, info, true
 	n.mu.Unlock()
-	return child.Start(ctx)
+	if stopped { // Stop did not wait for this launch
+		return child.Stop(ctx)
+	}
+	return nil
 }
 
 func withoutPath(environ []string) []string {
@@ -114,176 +138,91 @@ func withoutPath(environ []string) []string {
 	return out
 }
 
-// exited is called after each end of the child, before it is started again.
-func (n *NodeChild) exited(err error) {
-	reason := fmt.Sprint(err)
-	if told := toldInLog(n.deps.Layout.Agent("node.log")); told != "" {
-		reason = fmt.Sprintf("%s (%v)", told, err)
-	}
-	listens := []int{n.deps.Node.KubeletPort, 10248}
-	if !n.deps.Node.DisableKubeProxy {
-		listens = append(listens, 10249, 10256)
-	}
-	for _, port := range listens {
-		if portTaken(port) {
-			reason = fmt.Sprintf("port %d is taken by another process (%v)", port, err)
-			break
-		}
-	}
-	n.mu.Lock()
-	n.reason = reason
-	n.mu.Unlock()
-	n.deps.Log.Warn("kubelet and kube-proxy ended, pods run on", "reason", reason, "log", n.deps.Layout.Agent("node.log"))
-}
-
-// toldInLog finds, in the last lines, what stock code logs before it ends its
-// process.
-func toldInLog(path string) string {
-	file, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return ""
-	}
-	const tail = 8 << 10
-	raw, err := io.ReadAll(io.NewSectionReader(file, max(0, info.Size()-tail), tail))
-	if err != nil {
-		return ""
-	}
-	for _, known := range []struct{ logged, reason string }{
-		{"Node is being deleted", "the Node object was deleted; it is registered again"},
-		{"NodeIPs changed", "the addresses in the Node object changed"},
-		{"PodCIDRs changed", "the pod CIDR in the Node object changed"},
-	} {
-		if strings.Contains(string(raw), known.logged) {
-			return known.reason
-		}
-	}
-	return ""
-}
-
-// warnOfPorts names what kube-proxy cannot serve: it goes on without.
-func (n *NodeChild) warnOfPorts() {
-	for port, use := range map[int]string{10249: "kube-proxy's metrics", 10256: "kube-proxy's health check"} {
-		if !n.deps.Node.DisableKubeProxy && portTaken(port) {
-			n.deps.Log.Warn("port is taken by another process", "port", port, "not-served", use)
-		}
-	}
-}
-
-func portTaken(port int) bool {
-	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
-	if err != nil {
-		return strings.Contains(err.Error(), syscall.EADDRINUSE.Error())
-	}
-	_ = listener.Close()
-	return false
-}
-
-// follow restarts the child when the node's addresses have changed: neither
-// kubelet nor kube-proxy take new ones while they run.
+// follow looks again from time to time, sooner while there is no child.
 func (n *NodeChild) follow(ctx context.Context) {
 	defer close(n.done)
-	ticker := time.NewTicker(n.period)
-	defer ticker.Stop()
-	for {
+	for pause := launchPause; ; {
+		wait := n.period
+		if n.launched() {
+			pause = launchPause
+		} else {
+			wait, pause = min(pause, n.period), 2*pause
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-time.After(wait):
 		}
-		info, err := n.deps.Info()
-		n.mu.Lock()
-		child, have := n.child, n.info
-		n.mu.Unlock()
-		if err != nil || reflect.DeepEqual(info.IPs, have.IPs) {
-			continue // an interface that is down for a moment is no new address
-		}
+		n.look(ctx)
+	}
+}
+
+func (n *NodeChild) launched() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.running
+}
+
+// look launches the child if there is none, and again when the node's addresses
+// have changed: neither kubelet nor kube-proxy take new ones while they run.
+func (n *NodeChild) look(ctx context.Context) {
+	info, err := n.deps.Info()
+	n.mu.Lock()
+	child, have, running := n.child, n.info, n.running
+	n.mu.Unlock()
+	switch {
+	case err != nil && running:
+		return // an interface that is down for a moment is no new address
+	case err != nil:
+		n.notLaunched(fmt.Errorf("identify node: %w", err))
+		return
+	case running && slices.Equal(info.IPs, have.IPs):
+		return
+	}
+	n.tell(info)
+	if running {
 		n.deps.Log.Warn("address of the node changed, restarting kubelet and kube-proxy", "from", join(have.IPs), "to", join(info.IPs))
-		n.mu.Lock()
-		n.reason = fmt.Sprintf("address changed from %s to %s", join(have.IPs), join(info.IPs))
-		n.mu.Unlock()
+		n.note(fmt.Sprintf("address changed from %s to %s", join(have.IPs), join(info.IPs)))
 		if err := child.Stop(ctx); err != nil {
 			n.deps.Log.Error("stop node child", "err", err)
-			continue
-		}
-		if ctx.Err() != nil {
 			return
 		}
-		if err := n.launch(ctx, info); err != nil {
-			n.deps.Log.Error("start node child", "err", err)
-		}
+		n.mu.Lock()
+		n.running = false
+		n.mu.Unlock()
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err := n.launch(ctx, info); err != nil && ctx.Err() == nil {
+		n.notLaunched(err)
 	}
 }
 
-// configure writes the files of the child and returns the NodeFile's path.
-func (n *NodeChild) configure(info NodeInfo) (string, error) {
-	d, l, facts := n.deps, n.deps.Layout, n.deps.Facts()
-	resolv := ChooseResolvConf(d.Node.ResolvConf, l.Agent("etc", "resolv.conf"))
-	if resolv.Warning != "" {
-		d.Log.Warn(resolv.Warning)
+// tell calls OnAddresses if these are others than it knows of.
+func (n *NodeChild) tell(info NodeInfo) {
+	changed := n.known != nil && !slices.Equal(n.known, info.IPs)
+	n.known = slices.Clone(info.IPs)
+	if changed && n.deps.OnAddresses != nil {
+		n.deps.OnAddresses(info)
 	}
-	if facts.Cgroups.Version == 1 {
-		d.Log.Warn("this host has cgroup version 1, which Kubernetes will stop supporting; boot it with version 2 when you can")
-	}
-	kubelet := KubeletSettings{
-		Layout: l, Node: d.Node, Info: info, Network: d.Network, Credentials: d.Credentials, Facts: facts,
-		ResolvConf: resolv.Path, CgroupRoot: CgroupRoot(l), LogFormat: d.Logging.Format, Verbosity: d.Logging.Verbose,
-	}
-	proxy := ProxySettings{
-		Node: d.Node, Info: info, Network: d.Network, Credentials: d.Credentials, Facts: facts,
-		LogFormat: d.Logging.Format, Verbosity: d.Logging.Verbose,
-	}
-	if err := kernel.PrepareCgroup(facts.Cgroups, kubelet.CgroupRoot); err != nil {
-		return "", fmt.Errorf("make cgroup %s: %w", kubelet.CgroupRoot, err)
-	}
-	file := NodeFile{
-		KubeletConfig: l.Agent("etc", "kubelet", "config.yaml"), KubeletArgs: KubeletArgs(kubelet),
-		Verbosity: d.Logging.Verbose, LogFormat: logFormat(d.Logging.Format), Debug: d.Logging.Debug,
-	}
-	dirs := []string{filepath.Dir(file.KubeletConfig), l.Agent("pod-manifests"), l.Agent("kubelet")}
-	if !d.Node.DisableKubeProxy {
-		file.ProxyConfig = l.Agent("etc", "kube-proxy", "config.yaml")
-		file.ProxyArgs = flags(d.Node.KubeProxyArgs)
-		dirs = append(dirs, filepath.Dir(file.ProxyConfig))
-	}
-	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return "", err
-		}
-	}
-	if resolv.Content != "" {
-		if err := datadir.WriteFile(resolv.Path, []byte(resolv.Content), 0o644); err != nil {
-			return "", err
-		}
-	}
-	if err := writeYAML(file.KubeletConfig, KubeletConfig(kubelet)); err != nil {
-		return "", err
-	}
-	if file.ProxyConfig != "" {
-		if err := writeYAML(file.ProxyConfig, ProxyConfig(proxy)); err != nil {
-			return "", err
-		}
-	}
-	path := l.Agent("etc", "node.json")
-	return path, WriteNodeFile(path, file)
 }
 
-func writeYAML(path string, value any) error {
-	raw, err := encodeYAML(value)
-	if err != nil {
-		return err
-	}
-	return datadir.WriteFile(path, raw, 0o600)
+func (n *NodeChild) notLaunched(err error) {
+	n.note(fmt.Sprintf("not launched: %v", err))
+	n.deps.Log.Error("kubelet and kube-proxy not launched, trying again", "err", err)
 }
 
-// Ready waits for kubelet's healthz if asked to, else returns at once.
+// Ready waits for the launch and, if asked to, for kubelet's healthz.
 func (n *NodeChild) Ready(ctx context.Context) error {
-	if !n.deps.WaitHealthy {
+	err := poll(ctx, 20*time.Millisecond, func(context.Context) error {
+		if !n.launched() {
+			return fmt.Errorf("kubelet and kube-proxy: %s", n.LastReason())
+		}
 		return nil
+	})
+	if err != nil || !n.deps.WaitHealthy {
+		return err
 	}
 	client := &http.Client{Timeout: 2 * time.Second}
 	defer client.CloseIdleConnections()
@@ -294,7 +233,7 @@ func (n *NodeChild) Ready(ctx context.Context) error {
 	}
 	n.mu.Unlock()
 	url := "http://" + net.JoinHostPort(host, "10248") + "/healthz"
-	err := poll(ctx, 50*time.Millisecond, func(ctx context.Context) error { return n.healthy(ctx, client, url) })
+	err = poll(ctx, 50*time.Millisecond, func(ctx context.Context) error { return n.healthy(ctx, client, url) })
 	if err != nil {
 		return fmt.Errorf("kubelet not healthy, see %s: %w", n.deps.Layout.Agent("node.log"), err)
 	}
@@ -321,7 +260,8 @@ func (n *NodeChild) healthy(ctx context.Context, client *http.Client, url string
 	return nil
 }
 
-// LastReason says why the child last ended, "" if it never did.
+// LastReason says why the child could not be launched or last ended, "" if
+// neither ever happened.
 func (n *NodeChild) LastReason() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -338,14 +278,18 @@ func (n *NodeChild) Restarts() int {
 	return n.child.Restarts()
 }
 
-// Stop ends kubelet and kube-proxy; pods run on.
+// Stop ends kubelet and kube-proxy; pods run on. When ctx ends they are killed.
 func (n *NodeChild) Stop(ctx context.Context) error {
 	n.mu.Lock()
+	n.stopped = true
 	cancel, done := n.cancel, n.done
 	n.mu.Unlock()
 	if cancel != nil {
 		cancel()
-		<-done
+		select {
+		case <-done:
+		case <-ctx.Done(): // a launch that is under way ends its child by itself
+		}
 	}
 	n.mu.Lock()
 	child := n.child

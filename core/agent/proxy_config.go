@@ -22,8 +22,9 @@ type ProxySettings struct {
 	Verbosity   int
 }
 
-// ProxyConfig is kube-proxy's configuration for these settings. It is pure.
-func ProxyConfig(s ProxySettings) *proxyv1alpha1.KubeProxyConfiguration {
+// ProxyConfig is kube-proxy's configuration for these settings, the user's
+// arguments included. It is pure. It fails as CheckProxyArgs does.
+func ProxyConfig(s ProxySettings) (*proxyv1alpha1.KubeProxyConfiguration, error) {
 	cfg := &proxyv1alpha1.KubeProxyConfiguration{
 		TypeMeta:           metav1.TypeMeta{APIVersion: "kubeproxy.config.k8s.io/v1alpha1", Kind: "KubeProxyConfiguration"},
 		HostnameOverride:   s.Info.Name,
@@ -58,5 +59,5 @@ func ProxyConfig(s ProxySettings) *proxyv1alpha1.KubeProxyConfiguration {
 		cfg.OOMScoreAdj = new(int32(0))
 	}
 	cfg.Logging = logsapi.LoggingConfiguration{Format: logFormat(s.LogFormat), Verbosity: logsapi.VerbosityLevel(s.Verbosity)}
-	return cfg
+	return cfg, applyProxyArgs(cfg, s.Node.KubeProxyArgs)
 }
