@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/kelson-io/kelson/core/agent/kernel"
@@ -41,7 +42,7 @@ func (c *checkCmd) Run(g globals, std streams) error {
 		Agent:   !cfg.Node.Disabled,
 	}
 	if s, err := status.Read(d.statusFile()); err != nil || !alive(s.PID) {
-		opt.Ports = preflight.ServerPorts(cfg)
+		opt.Ports = usedPorts(cfg)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
@@ -53,6 +54,13 @@ func (c *checkCmd) Run(g globals, std streams) error {
 		return fmt.Errorf("check: %d of %d checks failed", failed, len(results))
 	}
 	return nil
+}
+
+// usedPorts leaves out the join API's: nothing listens there in this version.
+func usedPorts(cfg config.Server) []preflight.Port {
+	return slices.DeleteFunc(preflight.ServerPorts(cfg), func(p preflight.Port) bool {
+		return p.Number == cfg.Supervisor.Port
+	})
 }
 
 func hasIPv6(n config.Network) bool {

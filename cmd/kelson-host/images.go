@@ -12,6 +12,7 @@ import (
 
 	"github.com/kelson-io/kelson/core/agent/images"
 	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/status"
 )
 
 type imagesCmd struct {
@@ -94,11 +95,24 @@ func newImporter(g globals) (*images.Importer, error) {
 	if _, err := os.Stat(d.containerdSocket()); errors.Is(err, fs.ErrNotExist) {
 		return nil, config.Hinted(fmt.Errorf("images: no server runs on %s", d.Root), startHint)
 	}
+	snapshotter := cfg.Node.Snapshotter
+	if s, err := status.Read(d.statusFile()); err == nil {
+		snapshotter = inEffect(s, snapshotter)
+	}
 	return images.New(images.Deps{
 		Socket:      d.containerdSocket(),
-		Snapshotter: func() string { return cfg.Node.Snapshotter },
+		Snapshotter: func() string { return snapshotter },
 		Log:         hclog.NewNullLogger(),
 	}), nil
+}
+
+// inEffect is the running server's snapshotter: it falls back to another one
+// where the kernel lacks the configured one, and its flags are not ours.
+func inEffect(s status.Status, configured string) string {
+	if s.Snapshotter == "" {
+		return configured
+	}
+	return s.Snapshotter
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -98,6 +98,10 @@ func TestStatusTableGolden(t *testing.T) {
 		Phases: []status.Phase{
 			{Name: "storage", Steps: []status.Step{{Name: "kine", State: status.Ready, Took: 0.1234}}},
 			{Name: "api", Steps: []status.Step{{Name: "apiserver", State: status.Failed, Reason: "port taken"}, {Name: "images", State: status.Pending}}},
+			{Name: "node", Steps: []status.Step{
+				{Name: "containerd", State: status.Ready, Took: 2, Reason: "snapshotter native: overlayfs is missing"},
+				{Name: "kubelet", State: status.Launched, Reason: "not registered yet"},
+			}},
 		},
 	}
 	up := statusReport{Running: true, Uptime: "3m0s", Server: &s, Cluster: clusterReport{
@@ -109,6 +113,28 @@ func TestStatusTableGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, filepath.Join("testdata/status", name+".txt"), out.String())
+	}
+}
+
+func TestSnapshotterInEffect(t *testing.T) {
+	for running, want := range map[string]string{"": "overlayfs", "native": "native"} {
+		if got := inEffect(status.Status{Snapshotter: running}, "overlayfs"); got != want {
+			t.Errorf("running %q: %s, want %s", running, got, want)
+		}
+	}
+}
+
+func TestCheckedPorts(t *testing.T) {
+	cfg, err := config.Load(config.Inputs{Flags: []config.Flag{{Name: "data-dir", Value: t.TempDir()}}, Hostname: "host"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := map[int]bool{}
+	for _, p := range usedPorts(cfg) {
+		numbers[p.Number] = true
+	}
+	if numbers[cfg.Supervisor.Port] || !numbers[6443] || !numbers[10250] {
+		t.Errorf("checked ports %v", numbers)
 	}
 }
 

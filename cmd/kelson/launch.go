@@ -125,7 +125,7 @@ func prepare(root string, p *payload.File, business bool) (string, error) {
 		return dir, nil
 	}
 	var errs []error
-	for _, place := range ownPlaces(root) {
+	for _, place := range ownPlaces(root, business) {
 		dir, err := datadir.Extract(ctx, place, p, opt)
 		if err == nil {
 			return dir, nil
@@ -135,10 +135,11 @@ func prepare(root string, p *payload.File, business bool) (string, error) {
 	return "", errors.Join(errs...)
 }
 
-// ownPlaces are where a user who is not root may have the payload.
-func ownPlaces(root string) []string {
+// ownPlaces are where a user who may not, or need not, extract to the data dir
+// has the payload.
+func ownPlaces(root string, business bool) []string {
 	var places []string
-	if root != datadir.Default {
+	if business && root != datadir.Default {
 		places = append(places, root)
 	}
 	home, err := os.UserHomeDir()

@@ -168,6 +168,22 @@ func TestStartIsRefusedBeforeAnythingChanges(t *testing.T) {
 	}
 }
 
+func TestDataDirThatCannotBeUsedIsRefusedFirst(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "a b")
+	r := start(t, newLauncher(t, "x"), nil, "server", "--data-dir", root)
+	if r.code != 2 || !strings.Contains(r.stderr, "white space") || exists(root) {
+		t.Errorf("%+v, want a refusal with exit code 2 and nothing made", r)
+	}
+}
+
+// There are no agents yet: the answer leaves nothing in the data dir.
+func TestAgentTouchesNoDataDir(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "data-dir")
+	if r := start(t, newLauncher(t, "x"), nil, "agent", "--data-dir", root); r.code != 7 || exists(root) {
+		t.Errorf("%+v, want the host's answer and no data dir", r)
+	}
+}
+
 func TestUserWithoutDataDirGetsOne(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: needs root to become another user")

@@ -5,13 +5,15 @@
 // ctr and crictl.
 //
 // It validates nothing but what it needs itself: kelson-host does, with better
-// messages. Exit codes: 1 failed; kelson-host has more.
+// messages. Exit codes: 1 failed, 2 usage; kelson-host has more.
 package main
 
 import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/kelson-io/kelson/core/config"
 )
 
 func main() {
@@ -20,6 +22,10 @@ func main() {
 		var h interface{ Hint() string }
 		if errors.As(err, &h) {
 			fmt.Fprintln(os.Stderr, "  →", h.Hint())
+		}
+		var usage *config.UsageError
+		if errors.As(err, &usage) {
+			os.Exit(2)
 		}
 		os.Exit(1)
 	}

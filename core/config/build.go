@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // builder turns merged layers into typed values and reports what does not fit.
@@ -15,7 +17,7 @@ type builder struct {
 }
 
 func (b *builder) server() Server {
-	data := absolute(b.one("data-dir"))
+	data := b.dataDir()
 	s := Server{
 		DataDir:          data,
 		EtcDir:           EtcDir(data),
@@ -44,6 +46,23 @@ func (b *builder) server() Server {
 	return s
 }
 
+// dataDir refuses characters that the programs which get paths in it take for
+// something else: sqlite for a query, containerd and kubelet for an escape,
+// the shell-like splitting of flags and mount tables for an end.
+func (b *builder) dataDir() string {
+	const name = "data-dir"
+	text := absolute(b.one(name))
+	bad := func(r rune) bool { return strings.ContainsRune("?%#", r) || unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	switch i := strings.IndexFunc(text, bad); {
+	case text == "":
+		b.add(b.get(name).Source, name, "empty", "write the path of a folder, such as "+DefaultDataDir)
+	case i >= 0:
+		r, _ := utf8.DecodeRuneInString(text[i:])
+		b.add(b.get(name).Source, name, fmt.Sprintf("%q contains %q", text, r), "choose a path without ?, %, #, white space and control characters")
+	}
+	return text
+}
+
 func (b *builder) token() Token {
 	t := Token{Value: b.one("token"), File: absolute(b.one("token-file"))}
 	if t.Value != "" && t.File != "" {
@@ -60,12 +79,8 @@ func (b *builder) api() API {
 		BindAddress:      b.address("bind-address"),
 		Port:             b.port("https-listen-port"),
 		AdvertiseAddress: b.address("advertise-address"),
-		AdvertisePort:    b.port("https-listen-port"),
 		TLSSan:           b.sans("tls-san"),
 		ExtraArgs:        b.args("kube-apiserver-arg"),
-	}
-	if len(b.get("advertise-port").items) > 0 {
-		a.AdvertisePort = b.port("advertise-port")
 	}
 	if a.AdvertiseAddress.IsValid() && a.AdvertiseAddress.IsUnspecified() {
 		b.add(b.get("advertise-address").Source, "advertise-address", "not an address that can be reached", "write an address of this host, or remove it")
@@ -92,30 +107,26 @@ func (b *builder) kubeconfig(etc string) Kubeconfig {
 }
 
 func (b *builder) datastore() Datastore {
-	d := Datastore{
-		Name:       b.one("datastore"),
-		CAFile:     absolute(b.one("datastore-cafile")),
-		CertFile:   absolute(b.one("datastore-certfile")),
-		KeyFile:    absolute(b.one("datastore-keyfile")),
-		Durability: b.one("datastore-durability"),
-	}
-	v := b.get("datastore-endpoint")
-	if d.Endpoint = b.one("datastore-endpoint"); d.Endpoint != "" && d.Endpoint != "sqlite" && !strings.HasPrefix(d.Endpoint, "sqlite://") {
-		scheme, _, found := strings.Cut(d.Endpoint, ":")
+	b.checkEndpoint(b.one("datastore-endpoint"))
+	return Datastore{Name: b.one("datastore"), Durability: b.one("datastore-durability")}
+}
+
+// checkEndpoint accepts nothing but the built-in datastore.
+func (b *builder) checkEndpoint(endpoint string) {
+	const name = "datastore-endpoint"
+	scheme, rest, found := strings.Cut(endpoint, ":")
+	switch {
+	case endpoint == "", endpoint == "sqlite", endpoint == "sqlite://":
+	case scheme == "sqlite":
+		b.add(b.get(name).Source, name, fmt.Sprintf("not supported: the built-in sqlite has its file at server/db/state.db of the data dir, not at %s", strings.TrimPrefix(rest, "//")),
+			"remove it; to keep an existing database, put its file there before the start")
+	default:
 		if !found {
 			scheme = "this endpoint"
 		}
-		b.add(v.Source, "datastore-endpoint", fmt.Sprintf("not supported: %s is not built in, and datastore plugins are not available in this version", scheme),
+		b.add(b.get(name).Source, name, fmt.Sprintf("not supported: %s is not built in, and datastore plugins are not available in this version", scheme),
 			"remove it to use the built-in sqlite")
 	}
-	if (d.CertFile == "") != (d.KeyFile == "") {
-		name := "datastore-certfile"
-		if d.CertFile == "" {
-			name = "datastore-keyfile"
-		}
-		b.add(b.get(name).Source, name, "given alone", "give datastore-certfile and datastore-keyfile together")
-	}
-	return d
 }
 
 func (b *builder) node() Node {
@@ -129,8 +140,8 @@ func (b *builder) node() Node {
 		ResolvConf:        absolute(b.one("resolv-conf")),
 		Snapshotter:       b.one("snapshotter"),
 		PauseImage:        b.one("pause-image"),
-		KubeletArgs:       b.args("kubelet-arg"),
-		KubeProxyArgs:     b.args("kube-proxy-arg"),
+		KubeletArgs:       b.plainArgs("kubelet-arg"),
+		KubeProxyArgs:     b.plainArgs("kube-proxy-arg"),
 		DisableKubeProxy:  b.flag("disable-kube-proxy"),
 		ProtectKernel:     b.flag("protect-kernel-defaults"),
 		KubeletPort:       b.port("kubelet-port"),
@@ -184,4 +195,16 @@ func (b *builder) args(name string) []string {
 		out = append(out, arg)
 	}
 	return out
+}
+
+// plainArgs returns arguments for a component that has no lists of Kelson's to
+// add to.
+func (b *builder) plainArgs(name string) []string {
+	for _, it := range b.get(name).items {
+		key, _, _ := strings.Cut(it.text, "=")
+		if bare := strings.TrimRight(key, "+-"); bare != key {
+			b.add(it.src, name, fmt.Sprintf("%q adds to a list of Kelson's own, and there is none", it.text), fmt.Sprintf("write %s=VALUE with the whole value", strings.TrimLeft(bare, "-")))
+		}
+	}
+	return b.args(name)
 }

@@ -18,12 +18,15 @@ type Early struct {
 // FindEarly reads it from a command line without the program's name, the
 // environment and the files. Arguments behind a foreign program's name
 // (kubectl, ctr, …) are that program's and are not looked at. Problems are left
-// to Load.
+// to Load, but for a data dir that cannot be used: that is a *UsageError, so
+// that the launcher puts nothing there.
 func FindEarly(args, environ []string) (Early, error) {
 	l := readLayers(Inputs{Flags: earlyFlags(args), Environ: environ})
-	data, err := filepath.Abs(l.one("data-dir"))
-	if err != nil {
-		return Early{}, err
+	l.problems = nil
+	b := builder{layers: l}
+	data := b.dataDir()
+	if len(l.problems) > 0 {
+		return Early{}, &UsageError{Problems: l.problems}
 	}
 	early := Early{DataDir: data, EtcDir: EtcDir(data), PreferBundledBin: l.one("prefer-bundled-bin") == "true"}
 	early.Kubeconfig = l.one("write-kubeconfig")

@@ -32,12 +32,22 @@ func Resolve(in Inputs) (Resolved, error) {
 	if in.EtcDir != "" {
 		server.EtcDir = in.EtcDir
 	}
-	server.Warnings = l.warnings
+	server.Warnings = append(l.warnings, ignoredFiles(server)...)
 	r := Resolved{Server: server, Values: l.effective(server)}
 	if len(l.problems) > 0 {
 		return r, &UsageError{Problems: sorted(l.problems)}
 	}
 	return r, nil
+}
+
+// ignoredFiles warns of files that K3s would read.
+func ignoredFiles(s Server) []string {
+	registries := filepath.Join(s.EtcDir, "registries.yaml")
+	if _, err := os.Stat(registries); err != nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s has no effect: registry settings are not available in this version; put hosts.toml files of containerd below %s instead",
+		registries, filepath.Join(s.DataDir, "agent", "etc", "containerd", "certs.d"))}
 }
 
 // ValidateFile checks one configuration file by itself, as if it were the only
@@ -187,7 +197,6 @@ func computedDefaults(s Server) map[string]string {
 		"cluster-cidr":               joinAll(s.Network.ClusterCIDR),
 		"service-cidr":               joinAll(s.Network.ServiceCIDR),
 		"cluster-dns":                joinAll(s.Network.ClusterDNS),
-		"advertise-port":             strconv.Itoa(s.API.AdvertisePort),
 		"write-kubeconfig":           s.Kubeconfig.Path,
 		"default-local-storage-path": s.Addons.LocalStoragePath,
 		"node-name":                  s.Node.Name,

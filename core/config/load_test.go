@@ -193,8 +193,7 @@ func TestPrecedence(t *testing.T) {
 		{"etc follows data dir", s.EtcDir, filepath.Join(dir, "etc")},
 		{"kubeconfig follows", s.Kubeconfig.Path, filepath.Join(dir, "etc", "kelson.yaml")},
 		{"file read", s.ConfigFile, filepath.Join(dir, "etc", "config.yaml")},
-		{"advertised port follows", s.API.AdvertisePort, 9443},
-		{"warning", strings.Join(s.Warnings, "; "), "$KELSON_TOKN is not known and ignored; did you mean $KELSON_TOKEN?"},
+		{"warning", strings.Join(s.Warnings, "; "), "$KELSON_TOKN is not known and ignored; did you mean $KELSON_TOKEN?; $KELSON_SUPERVISOR_PORT: supervisor-port has no effect: joining nodes is not available in this version"},
 	} {
 		if fmt.Sprint(c.got) != fmt.Sprint(c.want) {
 			t.Errorf("%s: got %v, want %v", c.name, c.got, c.want)
@@ -252,6 +251,54 @@ func TestFindEarly(t *testing.T) {
 		got, err := FindEarly(c.args, c.env)
 		if err != nil || got != c.want {
 			t.Errorf("%s: got %+v, %v; want %+v", c.name, got, err, c.want)
+		}
+	}
+}
+
+func TestDataDirThatProgramsWouldMisread(t *testing.T) {
+	for path, char := range map[string]string{
+		"/srv/a?b": "'?'", "/srv/100%": "'%'", "/srv/#1": "'#'", "/srv/a b": "' '", "/srv/a\tb": `'\t'`, "/srv/a\n": `'\n'`, "/srv/\x7f": `'\x7f'`, "/srv/a\u00a0b": `'\u00a0'`,
+	} {
+		args := []string{"server", "--data-dir", path}
+		_, early := FindEarly(args, nil)
+		_, load := Load(Inputs{Flags: []Flag{{"data-dir", path}}, Hostname: "host"})
+		for name, err := range map[string]error{"launcher": early, "server": load} {
+			var usage *UsageError
+			if !errors.As(err, &usage) || !strings.Contains(err.Error(), char) || Hint(err) == "" {
+				t.Errorf("%s: %q: error %v, want a usage error that names %s, with a remedy", name, path, err, char)
+			}
+		}
+	}
+	for _, path := range []string{"/srv/kelson-1.2_x@y:z,w", "/srv/größe"} {
+		if _, err := Load(Inputs{Flags: []Flag{{"data-dir", path}}, Hostname: "host"}); err != nil {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+func TestRegistriesFileIsNotIgnoredInSilence(t *testing.T) {
+	dir := t.TempDir()
+	in := Inputs{Flags: []Flag{{"data-dir", dir}}, Hostname: "host"}
+	if s, err := Load(in); err != nil || len(s.Warnings) > 0 {
+		t.Fatalf("without the file: %v, %v", s.Warnings, err)
+	}
+	path := filepath.Join(dir, "etc", "registries.yaml")
+	if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("mirrors: {}\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Load(in)
+	if err != nil || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], path) || !strings.Contains(s.Warnings[0], dir+"/agent/etc/containerd/certs.d") {
+		t.Errorf("warnings %q, %v", s.Warnings, err)
+	}
+}
+
+func TestBuiltInEndpoint(t *testing.T) {
+	for endpoint, ok := range map[string]bool{
+		"": true, "sqlite": true, "sqlite://": true, "sqlite:///srv/state.db": false, "sqlite://?mode=ro": false, "mysql://u@h/d": false, "nonsense": false,
+	} {
+		_, err := Load(Inputs{Flags: []Flag{{"data-dir", t.TempDir()}, {"datastore-endpoint", endpoint}}, Hostname: "host"})
+		if (err == nil) != ok || !ok && Hint(err) == "" {
+			t.Errorf("%q: %v", endpoint, err)
 		}
 	}
 }

@@ -63,7 +63,6 @@ type API struct {
 	BindAddress      netip.Addr // unspecified: all
 	Port             int        // 6443
 	AdvertiseAddress netip.Addr // invalid: the node's address
-	AdvertisePort    int        // 0: Port
 	TLSSan           []string   // further names and addresses of the serving certificate
 	ExtraArgs        []string   // "name=value", replaces the default of that name; "name+=v" appends, "name-=v" prepends
 }
@@ -95,10 +94,6 @@ type Kubeconfig struct {
 // Datastore selects where the cluster's state is kept.
 type Datastore struct {
 	Name       string // "sqlite"
-	Endpoint   string // "" for the built-in
-	CAFile     string
-	CertFile   string
-	KeyFile    string
 	Durability string // "fast" (synchronous=NORMAL) or "strict" (FULL)
 }
 

@@ -68,6 +68,7 @@ func foreignGeneral(here string) []Option {
 		warned("the log always goes to standard error", Bool, "alsologtostderr"),
 		warned("verbosity per source file is not available; use v", Text, "vmodule"),
 		warned("the certificate's names never come from clients", Bool, "tls-san-security"),
+		refused("the API server tells its clients the port that it listens on", "use https-listen-port", Number, "advertise-port"),
 		refused("the API server itself listens on https-listen-port", "use https-listen-port", Number, "apiserver-port"),
 		refused("the API server itself listens on bind-address", "use bind-address", Text, "apiserver-bind-address"),
 		refused("the service load balancer is not available in this version", here, Text, "servicelb-namespace"),
@@ -91,6 +92,7 @@ func foreignGeneral(here string) []Option {
 
 func foreignDatastore(here string) []Option {
 	return slices.Concat(
+		refused("the built-in datastore is a file and needs no certificates", "remove it", Text, "datastore-cafile", "datastore-certfile", "datastore-keyfile"),
 		refused("kine listens on a private unix socket", here, Bool, "kine-tls"),
 		refused(noEtcd, here, Args, "etcd-arg"),
 		refused(noEtcd, here, Bool, "etcd-expose-metrics", "etcd-snapshot-compress", "etcd-s3", "etcd-s3-skip-ssl-verify", "etcd-s3-insecure"),

@@ -30,9 +30,8 @@ func listenerOptions() []Option {
 	return []Option{
 		{Name: "bind-address", Group: group, Shown: "all addresses", Help: "Address that the API server listens on."},
 		{Name: "https-listen-port", Type: Number, Group: group, Default: "6443", Help: "Port of the API server."},
-		{Name: "supervisor-port", Type: Number, Group: group, Default: "9345", Help: "Port of the join API."},
+		{Name: "supervisor-port", Type: Number, Group: group, Default: "9345", Status: Warned, Note: noJoining, Help: "Port of the join API; nothing listens there yet."},
 		{Name: "advertise-address", Group: group, Shown: "node-external-ip, else node-ip", Help: "Address that the API server tells its clients."},
-		{Name: "advertise-port", Type: Number, Group: group, Shown: "https-listen-port", Help: "Port that the API server tells its clients."},
 		{Name: "tls-san", Type: List, Group: group, Help: "Further names and addresses of the API server's certificate."},
 	}
 }
@@ -68,10 +67,7 @@ func datastoreOptions() []Option {
 	const group = "Datastore"
 	return []Option{
 		{Name: "datastore", Group: group, Default: "sqlite", Values: choices("sqlite"), Ours: true, Help: "Where the cluster's state is kept."},
-		{Name: "datastore-endpoint", Group: group, Secret: true, Help: "Data source of the datastore; the built-in one needs none."},
-		{Name: "datastore-cafile", Group: group, Help: "Authorities that sign the datastore's certificate."},
-		{Name: "datastore-certfile", Group: group, Help: "Client certificate for the datastore."},
-		{Name: "datastore-keyfile", Group: group, Help: "Key of the client certificate."},
+		{Name: "datastore-endpoint", Group: group, Secret: true, Help: "Data source of the datastore; the built-in one needs none, sqlite:// names it."},
 		{Name: "datastore-durability", Group: group, Default: "fast", Values: choices("fast", "strict"), Ours: true,
 			Help: "fast: a power cut may cost the last commits, never the file. strict: each commit is on disk before it is answered."},
 		{Name: "secrets-encryption", Type: Bool, Group: group, Default: "true", Help: "Encrypt secrets at rest."},
