@@ -1,7 +1,6 @@
 package main
 
 import (
-	"math"
 	"runtime/debug"
 	"time"
 )
@@ -10,23 +9,27 @@ import (
 // and again takes a sixth of the processor time until the API server answers.
 const (
 	bootMemory   = 768 << 20 // collect during the boot only beyond this
-	steadyGC     = 100       // per cent of growth between collections, Go's default
 	releaseAfter = 5 * time.Second
 )
 
 // collector holds the garbage collector back while the server boots.
-type collector struct{}
+type collector struct {
+	percent int   // of growth between collections, as the user set it with GOGC
+	limit   int64 // GOMEMLIMIT
+}
 
 func relaxCollector() collector {
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(bootMemory)
-	return collector{}
+	limit := debug.SetMemoryLimit(-1)
+	return collector{
+		percent: debug.SetGCPercent(-1),
+		limit:   debug.SetMemoryLimit(min(limit, bootMemory)),
+	}
 }
 
 // steady returns to the usual pace, and after a moment gives back to the
 // system what only the boot needed.
-func (collector) steady() {
-	debug.SetGCPercent(steadyGC)
-	debug.SetMemoryLimit(math.MaxInt64)
+func (c collector) steady() {
+	debug.SetGCPercent(c.percent)
+	debug.SetMemoryLimit(c.limit)
 	time.AfterFunc(releaseAfter, debug.FreeOSMemory)
 }

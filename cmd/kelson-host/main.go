@@ -10,15 +10,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 
-	"github.com/kelson-io/kelson/core/boot/timeline"
 	"github.com/kelson-io/kelson/core/node"
 )
 
@@ -31,29 +27,9 @@ func run(argv []string, io streams) int {
 	err := dispatch(argv, io)
 	if errors.Is(err, node.ErrRestart) {
 		report(io.Err, err)
-		err = restart(argv)
+		err = restart(argv, err)
 	}
 	return report(io.Err, err)
-}
-
-// restart replaces this process by a fresh one of the same command line; the
-// pods run on. It returns only if that is not possible.
-func restart(argv []string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("restart: find own executable: %w", err)
-	}
-	return fmt.Errorf("restart %s: %w", self, syscall.Exec(self, argv, restartEnv(os.Environ())))
-}
-
-// restartEnv leaves out what belongs to one start only: the launcher's times,
-// and the hook of the test that asked for the end.
-func restartEnv(environ []string) []string {
-	once := []string{timeline.EnvLaunchStarted, timeline.EnvExtract, node.FatalHook}
-	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
-		name, _, _ := strings.Cut(kv, "=")
-		return slices.Contains(once, name)
-	})
 }
 
 // dispatch chooses the program by argv[0], or by the verb behind kelson's own

@@ -14,7 +14,7 @@ type APIServerConfig struct {
 	Layout    datadir.Layout
 	API       config.API
 	Network   config.Network
-	Secrets   config.Secrets
+	Encrypted bool // secrets: the encryption configuration exists or is made
 	Advertise netip.Addr
 	Datastore string // etcd endpoint URL
 }
@@ -24,17 +24,19 @@ func APIServerArgs(c APIServerConfig) ([]string, error) {
 	tls := c.Layout.TLS
 	issuer := "https://kubernetes.default.svc." + c.Network.ClusterDomain
 	args := argSet{
-		"advertise-address":                  c.Advertise.String(),
-		"allow-privileged":                   "true",
-		"anonymous-auth":                     "false",
-		"api-audiences":                      issuer + ",kelson",
-		"authorization-mode":                 "Node,RBAC",
-		"bind-address":                       bindAddress(c.API.BindAddress, c.Advertise),
-		"cert-dir":                           tls("temporary-certs"),
-		"client-ca-file":                     tls("client-ca.crt"),
-		"enable-admission-plugins":           "NodeRestriction",
-		"enable-aggregator-routing":          "true",
-		"enable-bootstrap-token-auth":        "true",
+		"advertise-address":           c.Advertise.String(),
+		"allow-privileged":            "true",
+		"anonymous-auth":              "false",
+		"api-audiences":               issuer + ",kelson",
+		"authorization-mode":          "Node,RBAC",
+		"bind-address":                bindAddress(c.API.BindAddress, c.Advertise),
+		"cert-dir":                    tls("temporary-certs"),
+		"client-ca-file":              tls("client-ca.crt"),
+		"enable-admission-plugins":    "NodeRestriction",
+		"enable-aggregator-routing":   "true",
+		"enable-bootstrap-token-auth": "true",
+		// The host publishes the endpoint: it follows the node's address.
+		"endpoint-reconciler-type":           "none",
 		"etcd-servers":                       c.Datastore,
 		"feature-gates":                      "UnknownVersionInteroperabilityProxy=false",
 		"kubelet-certificate-authority":      tls("server-ca.crt"),
@@ -63,7 +65,7 @@ func APIServerArgs(c APIServerConfig) ([]string, error) {
 		"tls-min-version":                         "VersionTLS12",
 		"tls-private-key-file":                    tls("serving-kube-apiserver.key"),
 	}
-	if c.Secrets.Encryption {
+	if c.Encrypted {
 		args["encryption-provider-config"] = c.Layout.Cred("encryption-config.json")
 		args["encryption-provider-config-automatic-reload"] = "true"
 	}

@@ -60,7 +60,7 @@ func TestArgsGolden(t *testing.T) {
 		ClusterDomain: "cluster.local", NodePortMin: 30000, NodePortMax: 32767,
 	}
 	api, err := APIServerArgs(APIServerConfig{
-		Layout: layout, Network: network, Secrets: config.Secrets{Encryption: true},
+		Layout: layout, Network: network, Encrypted: true,
 		API:       config.API{Port: 6443, ExtraArgs: []string{"enable-admission-plugins+=AlwaysPullImages"}},
 		Advertise: netip.MustParseAddr("192.0.2.1"), Datastore: "unix:///run/kelson/x/kine.sock",
 	})

@@ -87,11 +87,19 @@ func (r *Restarted) State() (restarts int, last error) {
 	return r.restarts, r.last
 }
 
+// once gives each run a context of its own: what a failed one has left running
+// (its listener, its informers) ends before the next begins.
+func (r *Restarted) once(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return guarded(ctx, func(ctx context.Context) error { return r.run(ctx, r.args) })
+}
+
 // supervise runs the component again and again until ctx ends.
 func (r *Restarted) supervise(ctx context.Context) error {
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		began := time.Now()
-		err := guarded(ctx, func(ctx context.Context) error { return r.run(ctx, r.args) })
+		err := r.once(ctx)
 		if ctx.Err() != nil {
 			return err
 		}

@@ -116,3 +116,24 @@ func TestFailedChecks(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+func TestAFailedRunIsEndedBeforeTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var serving atomic.Int32
+		step := NewScheduler(scripted{func(ctx context.Context) error {
+			serving.Add(1)
+			context.AfterFunc(ctx, func() { serving.Add(-1) })
+			if serving.Load() > 1 {
+				t.Error("the last run still serves")
+			}
+			return errors.New("boom")
+		}}, nil, ready, hclog.NewNullLogger())
+		if err := step.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := step.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

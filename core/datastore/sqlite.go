@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // registers the driver "sqlite3", which the check opens
+	"github.com/mattn/go-sqlite3" // also registers the driver "sqlite3", which the check opens
 
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/datadir"
@@ -76,8 +76,10 @@ func check(ctx context.Context, layout datadir.Layout) error {
 	defer cancel()
 	findings, rows, err := quickCheck(ctx, path)
 	switch {
-	case err != nil:
+	case damaged(err):
 		return refuse(path, fmt.Errorf("%w: %w", ErrCorrupt, err))
+	case err != nil:
+		return fmt.Errorf("check %s: %w", path, err)
 	case findings != "ok":
 		return refuse(path, fmt.Errorf("%w: %s", ErrCorrupt, findings))
 	case rows == 0 && created:
@@ -110,6 +112,12 @@ func quickCheck(ctx context.Context, path string) (findings string, rows int, er
 	}
 	err = db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM kine WHERE name NOT IN ('compact_rev_key', '/registry/health'))").Scan(&rows)
 	return findings, rows, err
+}
+
+// damaged tells what SQLite found in the file from what kept it from looking.
+func damaged(err error) bool {
+	var e sqlite3.Error
+	return errors.As(err, &e) && (e.Code == sqlite3.ErrCorrupt || e.Code == sqlite3.ErrNotADB)
 }
 
 func refuse(path string, reason error) error {

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -29,14 +28,15 @@ func (s *server) restConfig() (*rest.Config, error) {
 	return cfg, nil
 }
 
-// nodeIsReady waits until the Node object of this host says Ready; the error
-// is what it says instead.
-func (s *server) nodeIsReady(ctx context.Context) error {
-	cfg, err := s.restConfig()
-	if err != nil {
-		return err
+// awaitNode waits for what was launched of the node, and until its object says
+// Ready and its images are there; the error is the last reason why not.
+func (s *server) awaitNode(ctx context.Context) error {
+	for _, l := range []*launched{s.containerd, s.network, s.kubelet} {
+		if err := l.await(ctx); err != nil {
+			return err
+		}
 	}
-	client, err := kubernetes.NewForConfig(cfg)
+	client, err := s.client()
 	if err != nil {
 		return fmt.Errorf("make client: %w", err)
 	}
@@ -46,11 +46,11 @@ func (s *server) nodeIsReady(ctx context.Context) error {
 	for {
 		node, err := client.CoreV1().Nodes().Get(ctx, s.info.Name, metav1.GetOptions{})
 		if err == nil {
-			err = notReady(node, s.report.StartedAt)
+			err = notReady(node, s.watch.startedAt())
 		}
 		if err == nil {
 			s.log.Info("node is ready", "node", s.info.Name)
-			return nil
+			return s.images.await(ctx)
 		}
 		if ctx.Err() == nil {
 			last = err
@@ -65,7 +65,7 @@ func (s *server) nodeIsReady(ctx context.Context) error {
 
 // explain adds why the node child last ended, which is usually the cause.
 func (s *server) explain(last error) error {
-	if reason := s.kubelet.LastReason(); reason != "" {
+	if reason := s.child.LastReason(); reason != "" {
 		return fmt.Errorf("%w; kubelet last ended: %s", last, reason)
 	}
 	return last

@@ -17,17 +17,18 @@ import (
 // by: authorities, service-account key, encryption configuration, token; then
 // this server's own leaf certificates and kubeconfigs.
 type identity struct {
-	layout  datadir.Layout
-	token   bootstrap.Token
-	config  config.Server
-	certs   *pki.Store
-	shared  *bootstrap.Store
-	created func() error // records that the datastore now holds a cluster
-	isNew   atomic.Bool  // this boot makes the cluster
-	server  string       // URL that the local components use
-	log     hclog.Logger
-	cancel  context.CancelFunc
-	renewed chan struct{} // closed when the renewer has returned
+	layout    datadir.Layout
+	token     bootstrap.Token
+	config    config.Server
+	encrypted bool // secrets at rest
+	certs     *pki.Store
+	shared    *bootstrap.Store
+	created   func() error // records that the datastore now holds a cluster
+	isNew     atomic.Bool  // this boot makes the cluster
+	server    string       // URL that the local components use
+	log       hclog.Logger
+	cancel    context.CancelFunc
+	renewed   chan struct{} // closed when the renewer has returned
 }
 
 // Name implements boot.Step.
@@ -43,7 +44,7 @@ func (i *identity) Start(ctx context.Context) error {
 	if err := i.certs.EnsureAuthorities(); err != nil {
 		return err
 	}
-	if i.config.Secrets.Encryption {
+	if i.encrypted {
 		if err := bootstrap.EnsureEncryptionConfig(bootstrap.EncryptionPath(i.layout), i.config.Secrets.Provider); err != nil {
 			return err
 		}
@@ -120,10 +121,10 @@ func (i *identity) Stop(ctx context.Context) error {
 }
 
 // sharedFiles are the files of the bootstrap data.
-func sharedFiles(cfg config.Server) []string {
+func sharedFiles(encrypted bool) []string {
 	files := pki.BootstrapFiles()
-	if cfg.Secrets.Encryption {
-		files = append(files, "cred/encryption-config.json")
+	if encrypted {
+		files = append(files, bootstrap.EncryptionFile)
 	}
 	return files
 }

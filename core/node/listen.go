@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,13 +19,14 @@ import (
 // listen opens the API server's port before anything else is touched, so that
 // a taken port is refused with nothing changed, and so that clients that come
 // early wait in the handshake.
-func listen(addr netip.Addr, family netip.Addr, port int) (net.Listener, error) {
+// Without an address it listens on all of the cluster's families.
+func listen(addr netip.Addr, families []netip.Prefix, port int) (net.Listener, error) {
 	host := ""
 	if addr.IsValid() && !addr.IsUnspecified() {
 		host = addr.String()
 	}
 	network := "tcp"
-	if host == "" && family.Is4() {
+	if host == "" && !slices.ContainsFunc(families, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		network = "tcp4"
 	}
 	listener, err := net.Listen(network, net.JoinHostPort(host, strconv.Itoa(port)))

@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -15,98 +17,118 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kelson-io/kelson/core/boot"
+	"github.com/kelson-io/kelson/core/boot/boottest"
 	"github.com/kelson-io/kelson/core/boot/timeline"
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/datadir"
 	"github.com/kelson-io/kelson/core/status"
 )
 
-// recorded is a step that notes its calls.
-type recorded struct {
-	name   string
-	calls  *[]string
-	ready  error
-	exited chan error
+// scripted is a step whose Start and Ready answer what the test says.
+type scripted struct {
+	start, ready func() error
+	stops        *atomic.Int32
 }
 
-func (r recorded) Name() string { return r.name }
-func (r recorded) Start(context.Context) error {
-	*r.calls = append(*r.calls, r.name+" start")
+func (scripted) Name() string                  { return "a" }
+func (s scripted) Start(context.Context) error { return answer(s.start) }
+func (s scripted) Ready(context.Context) error { return answer(s.ready) }
+func (s scripted) Stop(context.Context) error {
+	if s.stops != nil {
+		s.stops.Add(1)
+	}
 	return nil
 }
-func (r recorded) Ready(context.Context) error {
-	*r.calls = append(*r.calls, r.name+" ready")
-	return r.ready
-}
-func (r recorded) Stop(context.Context) error {
-	*r.calls = append(*r.calls, r.name+" stop")
-	return nil
-}
-func (r recorded) Exited() <-chan error { return r.exited }
 
-func run(t *testing.T, s boot.Step) error {
-	t.Helper()
-	if err := s.Start(t.Context()); err != nil {
-		return err
+func answer(f func() error) error {
+	if f == nil {
+		return nil
 	}
-	if err := s.Ready(t.Context()); err != nil {
-		return err
-	}
-	return s.Stop(t.Context())
+	return f()
 }
 
-func TestAdaptors(t *testing.T) {
-	boom := errors.New("boom")
-	for _, tc := range []struct {
-		name string
-		make func(calls *[]string) boot.Step
-		want string
-		err  error
-	}{
-		{"launch does not wait", func(c *[]string) boot.Step {
-			return launch(recorded{name: "a", calls: c, ready: boom})
-		}, "a start, a stop", nil},
-		{"await only waits", func(c *[]string) boot.Step {
-			return awaitReady(recorded{name: "a", calls: c})
-		}, "a ready", nil},
-		{"await reports", func(c *[]string) boot.Step {
-			return awaitReady(recorded{name: "a", calls: c, ready: boom})
-		}, "a ready", boom},
-		{"after waits first", func(c *[]string) boot.Step {
-			return after(recorded{name: "b", calls: c}, recorded{name: "a", calls: c})
-		}, "a ready, b start, b ready, b stop", nil},
-		{"after does not start behind a failure", func(c *[]string) boot.Step {
-			return after(recorded{name: "b", calls: c}, recorded{name: "a", calls: c, ready: boom})
-		}, "a ready", boom},
-		{"tolerate goes on", func(c *[]string) boot.Step {
-			return tolerate(hclog.NewNullLogger(), recorded{name: "a", calls: c, ready: boom})
-		}, "a start, a ready, a stop", nil},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			var calls []string
-			if err := run(t, tc.make(&calls)); !errors.Is(err, tc.err) {
-				t.Errorf("error %v, want %v", err, tc.err)
-			}
-			if got := strings.Join(calls, ", "); got != tc.want {
-				t.Errorf("calls %s, want %s", got, tc.want)
-			}
+// failing fails the first n times.
+func failing(n int, calls *atomic.Int32) func() error {
+	return func() error {
+		if int(calls.Add(1)) <= n {
+			return errors.New("boom")
+		}
+		return nil
+	}
+}
+
+func noNote(string, time.Duration, error) {}
+
+func TestLaunchedIsTriedUntilItIsReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var starts, readies atomic.Int32
+		var notes []error
+		l := launch(scripted{start: failing(2, &starts), ready: failing(1, &readies)}, func(_ string, _ time.Duration, err error) {
+			notes = append(notes, err)
 		})
-	}
+		if err := l.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Ready(t.Context()); err != nil {
+			t.Errorf("a launched step holds its phase up: %v", err)
+		}
+		if err := l.await(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if starts.Load() != 3 || readies.Load() != 2 {
+			t.Errorf("started %d times, asked %d times", starts.Load(), readies.Load())
+		}
+		if len(notes) != 4 || notes[0] == nil || notes[3] != nil {
+			t.Errorf("notes: %v", notes)
+		}
+		if err := l.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
-func TestAdaptorsPassTheExitOn(t *testing.T) {
-	exits := make(chan error, 1)
-	exits <- errors.New("gone")
-	s := launch(after(recorded{name: "a", calls: new([]string), exited: exits}))
-	watched, ok := s.(boot.Watched)
-	if !ok {
-		t.Fatal("not watched")
+func TestLaunchedFollowsAndKeepsTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var starts, never atomic.Int32
+		first := launch(scripted{start: failing(1<<30, &never)}, noNote)
+		second := launch(scripted{start: failing(0, &starts)}, noNote, first)
+		for _, l := range []*launched{first, second} {
+			if err := l.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := first.await(ctx); err == nil || !strings.Contains(err.Error(), "boom") {
+			t.Errorf("reason lost: %v", err)
+		}
+		if starts.Load() != 0 {
+			t.Error("started before the one that it follows")
+		}
+		for _, l := range []*launched{second, first} {
+			if err := l.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestLaunchedStep(t *testing.T) {
+	boottest.TestStep(t, func() boot.Step { return launch(scripted{}, noNote) })
+}
+
+func TestToleratedGoesOn(t *testing.T) {
+	var noted error
+	boom := errors.New("boom")
+	s := tolerate(scripted{ready: func() error { return boom }}, func(_ string, _ time.Duration, err error) { noted = err })
+	if err := s.Ready(t.Context()); err != nil || !errors.Is(noted, boom) {
+		t.Errorf("got %v, noted %v", err, noted)
 	}
-	if err := <-watched.Exited(); err == nil {
-		t.Error("exit lost")
-	}
-	if launch(step{name: "plain"}).(boot.Watched).Exited() != nil {
-		t.Error("a step that is not watched yields")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Ready(ctx); !errors.Is(err, boom) {
+		t.Errorf("a cancelled boot is forgiven: %v", err)
 	}
 }
 
@@ -117,7 +139,7 @@ func TestATakenPortNamesItsHolder(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	_, err = listen(netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.1"), port)
+	_, err = listen(netip.MustParseAddr("127.0.0.1"), nil, port)
 	if err == nil {
 		t.Fatal("listened twice")
 	}
@@ -137,12 +159,18 @@ func TestStatusFollowsTheBoot(t *testing.T) {
 	if err := os.MkdirAll(layout.Server(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	seq := boot.Sequence{{Name: "one", Steps: []boot.Step{step{name: "a"}, step{name: "b"}}}}
-	w := newWatch(layout, hclog.NewNullLogger(), status.Status{State: status.Starting, Phases: phasesOf(seq)}, &timeline.Recorder{})
+	seq := boot.Sequence{{Name: "one", Steps: []boot.Step{step{name: "a"}, step{name: "b"}, step{name: "c"}}}}
+	w := newWatch(layout, hclog.NewNullLogger(), &timeline.Recorder{})
+	w.launched["c"] = true
+	w.begin(status.Status{State: status.Starting, Phases: phasesOf(seq)})
 	now := time.Now()
 	w.event(boot.Event{Phase: "one", Step: "a", Action: boot.ActionStart, Began: now, Ended: now.Add(time.Second)})
 	w.event(boot.Event{Phase: "one", Step: "a", Action: boot.ActionReady, Began: now, Ended: now.Add(time.Second)})
 	w.event(boot.Event{Phase: "one", Step: "b", Action: boot.ActionStart, Began: now, Ended: now, Err: errors.New("no space")})
+	w.event(boot.Event{Phase: "one", Step: "c", Action: boot.ActionStart, Began: now, Ended: now})
+	w.event(boot.Event{Phase: "one", Step: "c", Action: boot.ActionReady, Began: now, Ended: now})
+	launchedOnly := w.step("c").State
+	w.note("c", time.Second, nil)
 	w.ended(errors.New("no space"))
 	got, err := status.Read(layout.RunPath(status.FileName))
 	if err != nil {
@@ -154,6 +182,9 @@ func TestStatusFollowsTheBoot(t *testing.T) {
 	}
 	if b.State != status.Failed || b.Reason != "no space" {
 		t.Errorf("b: %+v", b)
+	}
+	if c := got.Phases[0].Steps[2]; launchedOnly != status.Launched || c.State != status.Ready {
+		t.Errorf("c: %s, then %+v", launchedOnly, c)
 	}
 	if got.State != status.Failed || got.Reason != "no space" {
 		t.Errorf("server: %s %s", got.State, got.Reason)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -17,23 +18,35 @@ import (
 	"github.com/kelson-io/kelson/core/deploy"
 )
 
-// dataDirNeed is the free space that a server refuses to start without.
-const dataDirNeed = 512 << 20
+// The free space that a server refuses to start without: what a new cluster
+// needs at once, and what a running one needs to come up again.
+const (
+	newClusterNeed = 512 << 20
+	restartNeed    = 32 << 20
+)
+
+func spaceNeeded(layout datadir.Layout) int64 {
+	if _, err := os.Stat(layout.Server("db", "state.db")); err == nil {
+		return restartNeed
+	}
+	return newClusterNeed
+}
 
 // prepared is what is known, held and validated before the first step runs.
 type prepared struct {
-	config   config.Server
-	deps     Deps
-	layout   datadir.Layout
-	lock     *datadir.Held
-	listener net.Listener
-	info     agent.NodeInfo
-	token    bootstrap.Token
-	runner   controlplane.Runner
-	store    *datastore.Kine
-	args     arguments
-	values   map[string]string // of the tokens in packaged manifests
-	service  []netip.Addr      // first address of each service range
+	config    config.Server
+	deps      Deps
+	layout    datadir.Layout
+	lock      *datadir.Held
+	listener  net.Listener
+	info      agent.NodeInfo
+	token     bootstrap.Token
+	runner    controlplane.Runner
+	store     *datastore.Kine
+	args      arguments
+	values    map[string]string // of the tokens in packaged manifests
+	encrypted bool              // secrets at rest
+	service   []netip.Addr      // first address of each service range
 }
 
 type arguments struct{ apiserver, scheduler, controllers []string }
@@ -41,7 +54,7 @@ type arguments struct{ apiserver, scheduler, controllers []string }
 // prepare refuses whatever can be refused while nothing has been changed yet:
 // privileges, data dir, a second instance, the port, the node's address, the
 // arguments, the token. It is undone by close.
-func prepare(cfg config.Server, deps Deps) (_ *prepared, err error) {
+func prepare(ctx context.Context, cfg config.Server, deps Deps) (_ *prepared, err error) {
 	if os.Geteuid() != 0 {
 		return nil, config.Hinted(errors.New("a server needs root privileges"), "run it as root: sudo kelson server")
 	}
@@ -49,7 +62,7 @@ func prepare(cfg config.Server, deps Deps) (_ *prepared, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := datadir.Check(layout.Root, dataDirNeed); err != nil {
+	if err := datadir.Check(layout.Root, spaceNeeded(layout)); err != nil {
 		return nil, err
 	}
 	p := &prepared{config: cfg, deps: deps, layout: layout}
@@ -61,25 +74,29 @@ func prepare(cfg config.Server, deps Deps) (_ *prepared, err error) {
 	if p.info, err = agent.Detect(cfg.Node, cfg.Network.ClusterCIDR); err != nil {
 		return nil, err
 	}
-	if p.listener, err = listen(cfg.API.BindAddress, p.info.IPs[0], cfg.API.Port); err != nil {
+	if p.listener, err = listen(cfg.API.BindAddress, cfg.Network.ClusterCIDR, cfg.API.Port); err != nil {
 		return nil, err
 	}
 	if err = p.validate(); err != nil {
 		return nil, err
 	}
-	return p, p.claim()
+	return p, p.claim(ctx)
 }
 
 // validate checks the components' arguments together.
 func (p *prepared) validate() (err error) {
 	c := p.config
 	p.store = datastore.New(p.layout, c.Datastore, p.deps.Log.Named("datastore"))
+	if err := agent.CheckProxyArgs(c.Node.KubeProxyArgs); err != nil {
+		return err
+	}
+	p.encrypted = p.secretsEncrypted()
 	advertise := c.API.AdvertiseAddress
 	if !advertise.IsValid() {
 		advertise = p.info.IPs[0]
 	}
 	p.args.apiserver, err = controlplane.APIServerArgs(controlplane.APIServerConfig{
-		Layout: p.layout, API: c.API, Network: c.Network, Secrets: c.Secrets,
+		Layout: p.layout, API: c.API, Network: c.Network, Encrypted: p.encrypted,
 		Advertise: advertise, Datastore: p.store.Endpoint(),
 	})
 	if err != nil {
@@ -103,8 +120,22 @@ func (p *prepared) validate() (err error) {
 	return nil
 }
 
+// secretsEncrypted says whether the API server gets an encryption configuration.
+// One that exists is always used: without it, the secrets written under it could
+// not be read.
+func (p *prepared) secretsEncrypted() bool {
+	if p.config.Secrets.Encryption {
+		return true
+	}
+	if _, err := os.Stat(bootstrap.EncryptionPath(p.layout)); err != nil {
+		return false
+	}
+	p.deps.Log.Warn("secrets of this cluster are encrypted and stay so: secrets-encryption=false is for new clusters")
+	return true
+}
+
 // claim takes the data dir: from here on files are written.
-func (p *prepared) claim() (err error) {
+func (p *prepared) claim(ctx context.Context) (err error) {
 	for _, dir := range []string{p.layout.Server(), p.layout.TLS("etcd"), p.layout.Cred(), p.layout.Agent()} {
 		if err := datadir.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -121,8 +152,20 @@ func (p *prepared) claim() (err error) {
 	if p.lock, err = datadir.Lock(p.layout.Server(".lock")); err != nil {
 		return err
 	}
+	if err = p.activate(ctx); err != nil {
+		return err
+	}
 	p.token, err = bootstrap.LoadToken(p.layout, p.config.Token)
 	return err
+}
+
+// activate makes the running payload the data dir's current one.
+func (p *prepared) activate(ctx context.Context) error {
+	version := filepath.Dir(p.layout.Bin)
+	if filepath.Dir(version) != filepath.Join(p.layout.Root, "data") {
+		return nil // a host that was not started by the launcher
+	}
+	return datadir.Activate(ctx, p.layout.Root, filepath.Base(version), p.deps.Log)
 }
 
 // close releases what prepare took.

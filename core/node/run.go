@@ -56,30 +56,24 @@ func RunServer(ctx context.Context, cfg config.Server, deps Deps) (err error) {
 	if err := times.Launch(os.Getenv, time.Now()); err != nil {
 		deps.Log.Warn("launch times are left out", "err", err)
 	}
-	prepared, err := prepare(cfg, deps)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go watchFatal(ctx, cancel, deps)
+
+	prepared, err := prepareWithin(ctx, cfg, deps)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, prepared.close()) }()
 	deps.Log.Info("Starting kelson "+version.Get().Version, "commit", version.Get().GitCommit)
+	defer context.AfterFunc(ctx, func() { notify(deps.Log, process.NotifyStopping) })()
 
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case fatal := <-deps.Fatal:
-			deps.Log.Error("a component ended fatally", "component", fatal.Component, "code", fatal.Code, "stack", string(fatal.Stack))
-			cancel(fmt.Errorf("%w: %s", ErrRestart, fatal.Component))
-		case <-ctx.Done():
-		}
-	}()
-
-	s := newServer(prepared)
-	watch := newWatch(prepared.layout, deps.Log, s.report, times)
+	watch := newWatch(prepared.layout, deps.Log, times)
+	s := newServer(prepared, watch)
 	err = boot.Run(ctx, s.sequence(), boot.Options{
 		StopTimeout: stopTimeout,
 		OnEvent:     watch.event,
-		OnReady:     func() { watch.ready(); s.welcome(); notifyReady(deps); s.forceFatal() },
+		OnReady:     s.ready,
 	})
 	watch.ended(err)
 	if cause := context.Cause(ctx); errors.Is(cause, ErrRestart) {
@@ -88,19 +82,53 @@ func RunServer(ctx context.Context, cfg config.Server, deps Deps) (err error) {
 	return err
 }
 
-func notifyReady(deps Deps) {
-	if err := process.Notify("READY=1"); err != nil {
-		deps.Log.Warn("tell the service manager", "err", err)
-	}
-	if deps.OnReady != nil {
-		deps.OnReady()
+// watchFatal turns the first fatal report into the ordered stop of everything.
+func watchFatal(ctx context.Context, cancel context.CancelCauseFunc, deps Deps) {
+	select {
+	case fatal := <-deps.Fatal:
+		deps.Log.Error("a component ended fatally", "component", fatal.Component, "code", fatal.Code, "stack", string(fatal.Stack))
+		cancel(fmt.Errorf("%w: %s", ErrRestart, fatal.Component))
+	case <-ctx.Done():
 	}
 }
 
-// welcome tells how to use the cluster.
-func (s *server) welcome() {
+// prepareWithin is prepare, abandoned when ctx ends: a library that takes its
+// fatal path there never returns.
+func prepareWithin(ctx context.Context, cfg config.Server, deps Deps) (*prepared, error) {
+	type result struct {
+		prepared *prepared
+		err      error
+	}
+	done := make(chan result, 1)
+	go func() {
+		p, err := prepare(ctx, cfg, deps)
+		done <- result{p, err}
+	}()
+	select {
+	case r := <-done:
+		return r.prepared, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("prepare: %w", context.Cause(ctx))
+	}
+}
+
+// ready is boot.Options.OnReady: it tells how to use the cluster.
+func (s *server) ready() {
+	s.watch.ready(s.snapshotter())
 	s.log.Info("kelson is up and running")
 	s.log.Info("To use the cluster: kelson kubectl get nodes", "kubeconfig", s.config.Kubeconfig.Path)
+	notify(s.log, process.NotifyReady)
+	if s.deps.OnReady != nil {
+		s.deps.OnReady()
+	}
+	s.forceFatal()
+}
+
+// notify tells the service manager, if there is one.
+func notify(log hclog.Logger, state string) {
+	if err := process.Notify(state); err != nil {
+		log.Warn("tell the service manager", "state", state, "err", err)
+	}
 }
 
 // nodePath is the search path of this process; the launcher composed it.

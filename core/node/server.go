@@ -4,14 +4,16 @@ import "github.com/kelson-io/kelson/core/boot"
 
 // sequence lists, in order, what turns a bare host into a control-plane node.
 // Phases run one after the other, the steps of a phase at once; the stop walks
-// back. What need not hold up its phase is launched there and awaited later.
+// back. The steps of the node (containerd, network, images, kubelet) are only
+// launched by their phase: they hold nothing up, and the last phase waits for
+// them.
 func (s *server) sequence() boot.Sequence {
-	return boot.Sequence{
+	return s.enabled(boot.Sequence{
 		{Name: "host", Steps: []boot.Step{s.host}},
-		{Name: "storage", Steps: []boot.Step{s.datastore, launch(s.containerd)}},
+		{Name: "storage", Steps: []boot.Step{s.datastore, s.containerd}},
 		{Name: "identity", Steps: []boot.Step{s.identity}},
-		{Name: "api", Steps: []boot.Step{s.apiserver, launch(after(s.images, s.containerd)), launch(after(s.kubelet, s.containerd))}},
-		{Name: "control-plane", Steps: []boot.Step{s.scheduler, s.controllers, s.network}},
-		{Name: "cluster", Steps: []boot.Step{s.addons, tolerate(s.log, awaitReady(s.images), s.registered)}},
-	}
+		{Name: "api", Steps: []boot.Step{s.apiserver, s.network, s.images, s.kubelet}},
+		{Name: "control-plane", Steps: []boot.Step{s.scheduler, s.controllers, s.endpoint}},
+		{Name: "cluster", Steps: []boot.Step{s.addons, s.nodeReady}},
+	})
 }

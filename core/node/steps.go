@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kelson-io/kelson/core/agent"
 	"github.com/kelson-io/kelson/core/agent/images"
@@ -27,31 +28,39 @@ import (
 // server holds the steps of one server by what they are.
 type server struct {
 	*prepared
-	log    hclog.Logger
-	report status.Status
+	log   hclog.Logger
+	watch *watch
 
 	host        *agent.Host
 	datastore   boot.Step
-	containerd  *agent.Containerd
-	network     *agent.PodNetwork
+	containerd  *launched
+	network     *launched
+	images      *launched
+	kubelet     *launched
 	identity    *identity
 	apiserver   *controlplane.APIServer
-	images      boot.Step
-	kubelet     *agent.NodeChild
 	scheduler   *controlplane.Restarted
 	controllers *controlplane.Restarted
+	endpoint    *endpoint
 	addons      boot.Step
-	registered  boot.Step
+	nodeReady   boot.Step
+
+	child       *agent.NodeChild // the step inside kubelet
+	snapshotter func() string
+	addresses   latest // of the node
 }
 
 // newServer makes the steps. It does no I/O.
-func newServer(p *prepared) *server {
-	s := &server{prepared: p, log: p.deps.Log}
-	s.datastore = p.store
-	s.newNode()
+func newServer(p *prepared, w *watch) *server {
+	s := &server{prepared: p, log: p.deps.Log, watch: w, datastore: p.store}
+	s.addresses.set(p.info.IPs)
 	s.newIdentity()
+	s.newNode()
 	s.newControlPlane()
-	s.report = s.initialStatus()
+	for _, l := range []*launched{s.containerd, s.network, s.images, s.kubelet} {
+		w.launched[l.Name()] = true
+	}
+	w.begin(s.initialStatus())
 	return s
 }
 
@@ -59,6 +68,12 @@ func (s *server) newControlPlane() {
 	s.apiserver = controlplane.NewAPIServer(s.runner, s.args.apiserver, s.listener, s.probe(s.localURL()+"/readyz"), s.log)
 	s.scheduler = controlplane.NewScheduler(s.runner, s.args.scheduler, s.probe("https://127.0.0.1:10259/healthz"), s.log)
 	s.controllers = controlplane.NewControllerManager(s.runner, s.args.controllers, s.probe("https://127.0.0.1:10257/healthz"), s.log)
+	s.endpoint = &endpoint{client: s.client, port: s.config.API.Port, addr: s.advertised}
+	s.addons = tolerate(deploy.New(deploy.Config{
+		Layout: s.layout, Disable: s.config.Addons.Disable, Packaged: s.deps.Manifests, Values: s.values,
+		RESTConfig: s.restConfig, Log: s.log,
+	}), s.watch.note)
+	s.nodeReady = tolerate(step{name: "node-ready", ready: s.awaitNode}, s.watch.note)
 }
 
 func (s *server) probe(url string) controlplane.Probe {
@@ -72,16 +87,16 @@ func (s *server) newIdentity() {
 	}
 	k := s.config.Kubeconfig
 	certs := pki.New(pki.Config{
-		Layout: s.layout, NodeName: s.info.Name, NodeIPs: append(append([]netip.Addr{}, s.info.IPs...), s.config.Node.ExternalIP...),
+		Layout: s.layout, NodeName: s.info.Name, NodeIPs: s.certified(s.info.IPs),
 		ServiceIPs: s.service, ClusterDomain: s.config.Network.ClusterDomain, TLSSan: s.config.API.TLSSan,
 		Admin:    pki.AdminKubeconfig{Path: k.Path, Mode: os.FileMode(k.Mode), Group: k.Group, Name: k.Name},
 		Earliest: built, Log: s.log,
 	})
 	s.identity = &identity{
-		layout: s.layout, config: s.config, certs: certs, server: s.localURL(), log: s.log,
+		layout: s.layout, config: s.config, encrypted: s.encrypted, certs: certs, server: s.localURL(), log: s.log,
 		created: s.store.MarkCreated,
 		shared: bootstrap.NewStore(bootstrap.StoreConfig{
-			KV: datastore.KV{Client: s.store.Client}, Layout: s.layout, Token: s.token, Files: sharedFiles(s.config),
+			KV: datastore.KV{Client: s.store.Client}, Layout: s.layout, Token: s.token, Files: sharedFiles(s.encrypted),
 			Exclusive: true, Log: s.log,
 		}),
 	}
@@ -90,47 +105,65 @@ func (s *server) newIdentity() {
 func (s *server) newNode() {
 	search := kernel.SearchPath(s.layout.Bin, nodePath(), s.config.PreferBundledBin)
 	executable := filepath.Join(s.layout.Bin, "kelson-host")
-	info := func() (agent.NodeInfo, error) { return agent.Detect(s.config.Node, s.config.Network.ClusterCIDR) }
+	note := s.watch.note
 	s.host = agent.NewHost(agent.HostDeps{
 		Layout: s.layout, Node: s.config.Node, IPv6: hasIPv6(s.config.Network), Search: search, Log: s.log,
 	})
-	s.containerd = agent.NewContainerd(agent.ContainerdDeps{
+	containerd := agent.NewContainerd(agent.ContainerdDeps{
 		Layout: s.layout, Node: s.config.Node, Debug: s.config.Log.Debug, Path: executable, Search: search, Facts: s.host.Facts, Log: s.log,
 	})
-	s.kubelet = agent.NewNodeChild(agent.NodeDeps{
+	s.snapshotter = containerd.Snapshotter
+	s.containerd = launch(containerd, note)
+	s.network = launch(agent.NewPodNetwork(agent.PodNetworkDeps{
+		Layout: s.layout, Cluster: s.config.Network, Network: agent.NewBridge(s.layout, kernel.Tools{Path: search}, s.host.Facts),
+		Kubeconfig: pki.KubeconfigSupervisor.File(s.layout), Info: s.detect, First: s.identity.isNew.Load, Log: s.log,
+	}), note)
+	s.images = launch(images.New(images.Deps{
+		Socket: containerd.Socket(), Snapshotter: containerd.Snapshotter, Payload: s.layout.Images(),
+		User: s.layout.Agent("images"), Index: s.layout.Agent("containerd", "images.json"), Log: s.log,
+	}), note, s.containerd)
+	s.child = agent.NewNodeChild(agent.NodeDeps{
 		Layout: s.layout, Node: s.config.Node, Network: s.config.Network, Logging: s.config.Log,
 		Credentials: agent.Credentials{
 			ClientCA:    pki.ClientCA.CertFile(s.layout),
 			ServingCert: pki.ServingKubelet.CertFile(s.layout), ServingKey: pki.ServingKubelet.KeyFile(s.layout),
 			Kubeconfig: pki.KubeconfigKubelet.File(s.layout), ProxyKubeconfig: pki.KubeconfigKubeProxy.File(s.layout),
 		},
-		Path: executable, Search: search, Facts: s.host.Facts, Info: info, Log: s.log,
+		Path: executable, Search: search, Facts: s.host.Facts, Info: s.detect, OnAddresses: s.moved, Log: s.log,
 	})
-	s.network = agent.NewPodNetwork(agent.PodNetworkDeps{
-		Layout: s.layout, Cluster: s.config.Network, Network: agent.NewBridge(s.layout, kernel.Tools{Path: search}, s.host.Facts),
-		Kubeconfig: pki.KubeconfigSupervisor.File(s.layout), Info: info, First: s.newCluster, Log: s.log,
-	})
-	s.images = images.New(images.Deps{
-		Socket: s.containerd.Socket(), Snapshotter: s.containerd.Snapshotter, Payload: s.layout.Images(),
-		User: s.layout.Agent("images"), Index: s.layout.Agent("containerd", "images.json"), Log: s.log,
-	})
-	s.addons = deploy.New(deploy.Config{
-		Layout: s.layout, Disable: s.config.Addons.Disable, Packaged: s.deps.Manifests, Values: s.values,
-		RESTConfig: s.restConfig, Log: s.log,
-	})
-	s.registered = step{name: "node-registered", ready: s.nodeIsReady}
+	s.kubelet = launch(s.child, note, s.containerd)
 }
 
-// newCluster says whether this boot makes the cluster.
-func (s *server) newCluster() bool { return s.identity.isNew.Load() }
+// enabled leaves out what the configuration turns off.
+func (s *server) enabled(seq boot.Sequence) boot.Sequence {
+	off := map[string]bool{
+		s.scheduler.Name():   s.config.Scheduler.Disabled,
+		s.controllers.Name(): s.config.Controller.Disabled,
+	}
+	for _, step := range []boot.Step{s.containerd, s.network, s.images, s.kubelet, s.nodeReady} {
+		off[step.Name()] = s.config.Node.Disabled
+	}
+	for i := range seq {
+		seq[i].Steps = slices.DeleteFunc(seq[i].Steps, func(step boot.Step) bool { return off[step.Name()] })
+	}
+	return seq
+}
+
+func (s *server) detect() (agent.NodeInfo, error) {
+	return agent.Detect(s.config.Node, s.config.Network.ClusterCIDR)
+}
+
+// client is the host's own access to the cluster.
+func (s *server) client() (kubernetes.Interface, error) {
+	cfg, err := s.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(cfg)
+}
 
 func hasIPv6(n config.Network) bool {
-	for _, cidr := range n.ClusterCIDR {
-		if cidr.Addr().Is6() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.ClusterCIDR, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 func (s *server) initialStatus() status.Status {

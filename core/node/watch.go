@@ -1,6 +1,7 @@
 package node
 
 import (
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -14,31 +15,54 @@ import (
 // TimesFile is the name, under server/, of the timings of the last boot.
 const TimesFile = "boot.json"
 
-// watch turns boot events into the log, the status file and the kept timings.
-// The engine calls it serially.
+// watch turns what happens to the steps into the log, the status file and the
+// kept timings. Its methods may be called from any goroutine.
 type watch struct {
 	layout datadir.Layout
 	log    hclog.Logger
-	status status.Status
 	times  *timeline.Recorder
+
+	mu       sync.Mutex
+	status   status.Status
+	launched map[string]bool // steps that only their own note makes ready
 }
 
-func newWatch(layout datadir.Layout, log hclog.Logger, initial status.Status, times *timeline.Recorder) *watch {
-	w := &watch{layout: layout, log: log, status: initial, times: times}
+func newWatch(layout datadir.Layout, log hclog.Logger, times *timeline.Recorder) *watch {
+	return &watch{layout: layout, log: log, times: times, launched: map[string]bool{}}
+}
+
+// begin sets what is known before the boot.
+func (w *watch) begin(initial status.Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status = initial
 	w.write()
-	return w
+}
+
+func (w *watch) startedAt() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status.StartedAt
 }
 
 // event is boot.Options.OnEvent.
 func (w *watch) event(e boot.Event) {
 	w.times.Observe(e)
-	step := w.step(e.Phase, e.Step)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	step := w.step(e.Step)
 	switch {
 	case e.Err != nil && e.Action != boot.ActionStop:
 		step.State, step.Reason = status.Failed, e.Err.Error()
 	case e.Action == boot.ActionStart:
-		step.State, step.Took = status.Starting, e.Took().Seconds()
-	case e.Action == boot.ActionReady:
+		if step.State == status.Pending { // a launched one may be ready by now
+			step.State, step.Took = status.Starting, e.Took().Seconds()
+		}
+	case e.Action == boot.ActionReady && step.State == status.Starting:
+		if w.launched[e.Step] {
+			step.State = status.Launched
+			break
+		}
 		step.State = status.Ready
 		step.Took += e.Took().Seconds()
 		w.log.Info("step ready", "phase", e.Phase, "step", e.Step, "took", rounded(step.Took))
@@ -50,9 +74,29 @@ func (w *watch) event(e boot.Event) {
 	w.write()
 }
 
+// note takes the word of a launched or tolerated step: it became ready, or why
+// it is not.
+func (w *watch) note(name string, took time.Duration, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	step := w.step(name)
+	if err != nil {
+		step.State, step.Reason = status.Failed, err.Error()
+		w.log.Warn("the server is degraded", "step", name, "err", err)
+	} else {
+		step.State, step.Reason, step.Took = status.Ready, "", took.Seconds()
+		ended := time.Now()
+		w.times.Span("node", name, ended.Add(-took), ended)
+		w.log.Info("step ready", "step", name, "took", rounded(took.Seconds()))
+	}
+	w.write()
+}
+
 // ready is boot.Options.OnReady.
-func (w *watch) ready() {
-	w.status.State = status.Ready
+func (w *watch) ready(snapshotter string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.State, w.status.Snapshotter = status.Ready, snapshotter
 	w.write()
 	w.times.Ready(time.Now())
 	w.keepTimes()
@@ -60,6 +104,8 @@ func (w *watch) ready() {
 
 // ended records why the server is gone.
 func (w *watch) ended(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.status.State = status.Stopped
 	if err != nil {
 		w.status.State, w.status.Reason = status.Failed, err.Error()
@@ -76,11 +122,10 @@ func (w *watch) keepTimes() {
 	}
 }
 
-func (w *watch) step(phase, name string) *status.Step {
+// step finds a step by its name, which is unique in a boot list. The mutex is
+// held, as for write.
+func (w *watch) step(name string) *status.Step {
 	for i := range w.status.Phases {
-		if w.status.Phases[i].Name != phase {
-			continue
-		}
 		for j := range w.status.Phases[i].Steps {
 			if s := &w.status.Phases[i].Steps[j]; s.Name == name {
 				return s

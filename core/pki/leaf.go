@@ -274,3 +274,13 @@ func readPair(certFile, keyFile string) (certPEM, keyPEM []byte, err error) {
 	keyPEM, err = os.ReadFile(keyFile)
 	return certPEM, keyPEM, err
 }
+
+// SetNodeIPs replaces the node's addresses and issues the certificates that
+// name them anew; what serves them reloads the files.
+func (s *Store) SetNodeIPs(ips []netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.NodeIPs = slices.Clone(ips)
+	_, err := s.ensureLeaves()
+	return err
+}
