@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -56,10 +57,24 @@ func ServerPorts(cfg config.Server) []Port {
 	if !cfg.Node.Disabled {
 		ports = append(ports, Port{cfg.Node.KubeletPort, "kubelet"}, Port{10248, "kubelet healthz"})
 		if !cfg.Node.DisableKubeProxy {
-			ports = append(ports, Port{10249, "kube-proxy metrics"}, Port{10256, "kube-proxy healthz"})
+			ports = append(ports,
+				Port{argPort(cfg.Node.KubeProxyArgs, "metrics-bind-address", 10249), "kube-proxy metrics"},
+				Port{argPort(cfg.Node.KubeProxyArgs, "healthz-bind-address", 10256), "kube-proxy healthz"})
 		}
 	}
 	return ports
+}
+
+// argPort is the port of the last argument "name=address:port", else otherwise.
+func argPort(args []string, name string, otherwise int) int {
+	for _, arg := range args {
+		if address, ok := strings.CutPrefix(arg, name+"="); ok {
+			if at, err := netip.ParseAddrPort(address); err == nil {
+				otherwise = int(at.Port())
+			}
+		}
+	}
+	return otherwise
 }
 
 // check is one entry of the list. An empty status leaves it out of the results.

@@ -86,6 +86,10 @@ func TestParseRelease(t *testing.T) {
 func TestServerPorts(t *testing.T) {
 	cfg := config.Server{API: config.API{Port: 6443}, Supervisor: config.Supervisor{Port: 9345}, Node: config.Node{KubeletPort: 10250}}
 	full := len(ServerPorts(cfg))
+	cfg.Node.KubeProxyArgs = []string{"proxy-mode=iptables", "metrics-bind-address=127.0.0.1:11249"}
+	if ports := ServerPorts(cfg); ports[6].Number != 11249 || ports[7].Number != 10256 {
+		t.Errorf("%v", ports)
+	}
 	cfg.Node.DisableKubeProxy = true
 	noProxy := len(ServerPorts(cfg))
 	cfg.Node.Disabled = true
