@@ -20,9 +20,13 @@ import (
 	"github.com/kelson-io/kelson/core/datadir/payload"
 )
 
-// freeForState is what a server needs beside the payload to begin with: the
-// database, images and logs of an empty cluster.
-const freeForState = 256 << 20
+// What a server needs beside the payload: to begin with, for the database,
+// images and logs of an empty cluster, and to come up again. The server itself
+// asks for more.
+const (
+	freeForState = 256 << 20
+	freeToResume = 16 << 20
+)
 
 // extraction is when the payload was unpacked; ended is zero if it was there.
 type extraction struct{ began, ended time.Time }
@@ -99,6 +103,9 @@ func mayStart(root string, p *payload.File) error {
 		return &refusal{errors.New("a server must run as root"), "run it with sudo, or as a system service"}
 	}
 	need := int64(freeForState)
+	if _, err := os.Stat(filepath.Join(root, "server", "db", "state.db")); err == nil {
+		need = freeToResume
+	}
 	if _, err := os.Stat(filepath.Join(root, "data", p.SHA256)); err != nil {
 		need += p.Size
 	}
