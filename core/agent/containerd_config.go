@@ -111,6 +111,11 @@ disabled_plugins = [
 [plugins."io.containerd.internal.v1.opt"]
   path = {{ printf "%s/opt" .Root | quote }}
 
+# Its default names overlayfs, and without that snapshotter CRI would not load.
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = {{ .Snapshotter | quote }}
+
 [plugins."io.containerd.grpc.v1.cri"]
   disable_tcp_service = true
   stream_server_address = "127.0.0.1"

@@ -222,6 +222,56 @@ func TestPodsOnRealContainerd(t *testing.T) {
 	}
 }
 
+// TestImagesSurviveKilledContainerd kills containerd while the first archives are
+// being imported: the import goes on with the next containerd.
+func TestImagesSurviveKilledContainerd(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	l := payload(t)
+	search := kernel.SearchPath(l.Bin, os.Getenv("PATH"), false)
+	log := hclog.New(&hclog.LoggerOptions{Output: os.Stderr, Level: hclog.Debug})
+	host := NewHost(HostDeps{Layout: l, Search: search, Log: log})
+	if err := host.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	engine := NewContainerd(ContainerdDeps{Layout: l, Node: config.Node{Snapshotter: "native", ContainerdLogSize: 50}, Path: containerdPath(l), Search: search, Facts: host.Facts, Log: log})
+	start(ctx, t, engine)
+	t.Cleanup(func() { _ = engine.Stop(context.Background()) })
+	names := []string{"pause", "one", "two", "three"}
+	for _, name := range names {
+		writeImage(t, filepath.Join(l.Images(), name+".tar"), "kelson/"+name+":test")
+	}
+	importer := images.New(images.Deps{Socket: engine.Socket(), Snapshotter: engine.Snapshotter, Payload: l.Images(), User: l.Agent("images"), Index: l.Agent("images.json"), Log: log})
+	if err := importer.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = importer.Stop(context.Background()) })
+	err := poll(ctx, time.Millisecond, func(ctx context.Context) error {
+		if list, err := importer.List(ctx); err != nil || len(list) == 0 {
+			return fmt.Errorf("images %v, %v", list, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(engine.child.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	limited, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	if err := importer.Ready(limited); err != nil {
+		t.Fatal(err)
+	}
+	list, err := importer.List(ctx)
+	if err != nil || len(list) != len(names) {
+		t.Errorf("%d images, want %d: %v", len(list), len(names), err)
+	}
+}
+
 type step interface {
 	Name() string
 	Start(context.Context) error
