@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,6 +125,15 @@ func (s *stock) start(b *testing.B) {
 	b.Helper()
 	s.launch(b, filepath.Join(s.payload, "containerd"), s.containerdArgs()...)
 	for _, argv := range s.commands() {
+		if argv[0] == "kubelet" { // it ends for good when containerd does not answer at once
+			until(b, "containerd", func(ctx context.Context) error {
+				conn, err := new(net.Dialer).DialContext(ctx, "unix", s.dir+"/c.sock")
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			})
+		}
 		s.launch(b, filepath.Join(s.bin, argv[0]), argv[1:]...)
 	}
 }
