@@ -39,7 +39,8 @@ func runServer(ctx context.Context, cfg config.Server, std streams) error {
 		Runner: func(apiserver, scheduler, controllers []string) (controlplane.Runner, error) {
 			return kube.New(kube.Args{APIServer: apiserver, Scheduler: scheduler, ControllerManager: controllers})
 		},
-		Fatal: fatal,
+		KubeletArgs: kube.CheckKubeletArgs,
+		Fatal:       fatal,
 	})
 }
 
@@ -54,7 +55,7 @@ func runNode(ctx context.Context, path string, std streams) error {
 	logging.Install(logging.New(std.Err, file.LogFormat, file.Debug), max(file.Verbosity, 1))
 	if err := kube.RunNode(ctx, kube.Node{
 		KubeletConfig: file.KubeletConfig, KubeletArgs: file.KubeletArgs,
-		ProxyConfig: file.ProxyConfig, ProxyArgs: file.ProxyArgs,
+		ProxyConfig: file.ProxyConfig,
 	}); err != nil {
 		return fmt.Errorf("node %d: %w", os.Getpid(), err)
 	}

@@ -15,10 +15,9 @@ type NodeFile struct {
 	KubeletConfig string   `json:"kubeletConfig"`         // file with a KubeletConfiguration
 	KubeletArgs   []string `json:"kubeletArgs"`           // flags "--name=value", stronger than the file
 	ProxyConfig   string   `json:"proxyConfig,omitempty"` // file with a KubeProxyConfiguration, "" for no kube-proxy
-	ProxyArgs     []string `json:"proxyArgs,omitempty"`
-	Verbosity     int      `json:"verbosity"` // klog's -v
-	LogFormat     string   `json:"logFormat"` // "text" or "json"
-	Debug         bool     `json:"debug"`     // log level debug
+	Verbosity     int      `json:"verbosity"`             // klog's -v
+	LogFormat     string   `json:"logFormat"`             // "text" or "json"
+	Debug         bool     `json:"debug"`                 // log level debug
 }
 
 // ReadNodeFile reads what WriteNodeFile wrote. Unknown fields are refused.

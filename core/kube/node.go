@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -13,6 +14,7 @@ import (
 	proxyapp "k8s.io/kubernetes/cmd/kube-proxy/app"
 	kubeletapp "k8s.io/kubernetes/cmd/kubelet/app"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
+	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
 	"k8s.io/kubernetes/pkg/kubelet/kubeletconfig/configfiles"
 	utilfs "k8s.io/kubernetes/pkg/util/filesystem"
@@ -23,7 +25,6 @@ type Node struct {
 	KubeletConfig string   // file with a KubeletConfiguration
 	KubeletArgs   []string // flags, stronger than the file
 	ProxyConfig   string   // file with a KubeProxyConfiguration, "" for no kube-proxy
-	ProxyArgs     []string
 }
 
 // stopGrace is how long kubelet gets to end its work after the node's context.
@@ -83,13 +84,8 @@ func newKubelet(ctx context.Context, node Node) (*kubelet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", node.KubeletConfig, err)
 	}
-	flags := options.NewKubeletFlags()
-	fs := pflag.NewFlagSet("kubelet", pflag.ContinueOnError)
-	fs.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
-	fs.Usage = func() {}
-	flags.AddFlags(fs)
-	options.AddKubeletConfigFlags(fs, config)
-	if err := fs.Parse(node.KubeletArgs); err != nil {
+	flags, err := parseKubelet(node.KubeletArgs, config)
+	if err != nil {
 		return nil, err
 	}
 	if err := utilfeature.DefaultMutableFeatureGate.SetFromMap(config.FeatureGates); err != nil {
@@ -107,6 +103,38 @@ func newKubelet(ctx context.Context, node Node) (*kubelet, error) {
 	return &kubelet{server: &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *config}}, nil
 }
 
+// CheckKubeletArgs reports arguments ("name=value" each) that kubelet would
+// refuse at its start.
+func CheckKubeletArgs(args []string) error {
+	config, err := options.NewKubeletConfiguration()
+	if err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	dashed := make([]string, len(args))
+	for i, arg := range args {
+		dashed[i] = "--" + strings.TrimLeft(arg, "-")
+	}
+	flags, err := parseKubelet(dashed, config)
+	if err == nil {
+		err = options.ValidateKubeletFlags(flags)
+	}
+	if err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	return nil
+}
+
+// parseKubelet reads args over config; those that are not in it are returned.
+func parseKubelet(args []string, config *kubeletconfig.KubeletConfiguration) (*options.KubeletFlags, error) {
+	flags := options.NewKubeletFlags()
+	fs := pflag.NewFlagSet("kubelet", pflag.ContinueOnError)
+	fs.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
+	fs.Usage = func() {}
+	flags.AddFlags(fs)
+	options.AddKubeletConfigFlags(fs, config)
+	return flags, fs.Parse(args)
+}
+
 func (k *kubelet) run(ctx context.Context) error {
 	deps, err := kubeletapp.UnsecuredDependencies(ctx, k.server, utilfeature.DefaultFeatureGate)
 	if err != nil {
@@ -121,7 +149,7 @@ func newProxy(node Node) (*proxyapp.Options, error) {
 	fs.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
 	fs.Usage = func() {}
 	opts.AddFlags(fs)
-	if err := fs.Parse(append([]string{"--config=" + node.ProxyConfig}, node.ProxyArgs...)); err != nil {
+	if err := fs.Parse([]string{"--config=" + node.ProxyConfig}); err != nil {
 		return nil, err
 	}
 	if err := opts.Complete(fs); err != nil {

@@ -90,6 +90,9 @@ func (p *prepared) validate() (err error) {
 	if err := agent.CheckProxyArgs(c.Node.KubeProxyArgs); err != nil {
 		return err
 	}
+	if err := p.deps.KubeletArgs(c.Node.KubeletArgs); err != nil {
+		return config.Hinted(err, "check the kubelet-arg settings; kelson config show says where each comes from")
+	}
 	p.encrypted = p.secretsEncrypted()
 	advertise := c.API.AdvertiseAddress
 	if !advertise.IsValid() {

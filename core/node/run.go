@@ -33,6 +33,8 @@ type Deps struct {
 	// Runner makes the runner of the control plane from the arguments of all
 	// components, and reports bad ones.
 	Runner func(apiserver, scheduler, controllerManager []string) (controlplane.Runner, error)
+	// KubeletArgs reports bad arguments of kubelet ("name=value" each).
+	KubeletArgs func(args []string) error
 	// Fatal yields what a component reported when it would have ended the process.
 	Fatal <-chan Fatal
 	// OnReady is called once when the cluster is up; nil for none.

@@ -129,7 +129,7 @@ func (s *server) newNode() {
 			ServingCert: pki.ServingKubelet.CertFile(s.layout), ServingKey: pki.ServingKubelet.KeyFile(s.layout),
 			Kubeconfig: pki.KubeconfigKubelet.File(s.layout), ProxyKubeconfig: pki.KubeconfigKubeProxy.File(s.layout),
 		},
-		Path: executable, Search: search, Facts: s.host.Facts, Info: s.detect, OnAddresses: s.moved, Log: s.log,
+		Path: executable, Search: search, Facts: s.host.Facts, Info: s.detect, Known: s.info.IPs, OnAddresses: s.moved, Log: s.log,
 	})
 	s.kubelet = launch(s.child, note, s.containerd)
 }
