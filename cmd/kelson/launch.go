@@ -51,7 +51,7 @@ func launch(argv, environ []string) error {
 		return err
 	}
 	verb := verbOf(argv)
-	starts := verb == "server"
+	starts := verb == "server" && !asksHelp(args)
 	if starts {
 		if err := mayStart(early.DataDir, p); err != nil {
 			return err
@@ -114,8 +114,12 @@ func mayStart(root string, p *payload.File) error {
 
 // isNeutral says if a command needs no data dir: it leaves none behind.
 func isNeutral(verb string, args []string) bool {
-	return slices.Contains([]string{"", "help", "version", "completion", "config", "check", "agent"}, verb) ||
-		len(args) > 0 && slices.Contains([]string{"-h", "--help"}, args[len(args)-1])
+	return slices.Contains([]string{"", "help", "version", "completion", "config", "check", "agent"}, verb) || asksHelp(args)
+}
+
+// asksHelp says if a command line ends with the flag for help.
+func asksHelp(args []string) bool {
+	return len(args) > 0 && slices.Contains([]string{"-h", "--help"}, args[len(args)-1])
 }
 
 // prepare returns the folder of the extracted payload: under the data dir if

@@ -176,11 +176,13 @@ func TestDataDirThatCannotBeUsedIsRefusedFirst(t *testing.T) {
 	}
 }
 
-// There are no agents yet: the answer leaves nothing in the data dir.
-func TestAgentTouchesNoDataDir(t *testing.T) {
+// Neither help nor the answer that there are no agents yet leaves a data dir.
+func TestNeutralCommandsMakeNoDataDir(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "data-dir")
-	if r := start(t, newLauncher(t, "x"), nil, "agent", "--data-dir", root); r.code != 7 || exists(root) {
-		t.Errorf("%+v, want the host's answer and no data dir", r)
+	for _, args := range [][]string{{"agent", "--data-dir", root}, {"server", "--data-dir", root, "--help"}, {"check", "-d", root}, {"-d", root, "version"}} {
+		if r := start(t, newLauncher(t, "x"), nil, args...); r.code != 7 || exists(root) {
+			t.Errorf("%q: %+v, want the host's answer and no data dir", args, r)
+		}
 	}
 }
 
