@@ -99,22 +99,12 @@ func apiAnswers(t *testing.T, s *testkit.Server) {
 
 func deleteNode(t *testing.T, s *testkit.Server) {
 	t.Helper()
-	uid := nodeUID(t, s)
+	uid := nodeOf(t, s).Meta.UID
 	s.Kubectl(t, "delete", "node", "--all", "--wait=false")
 	apiAnswers(t, s)
 	testkit.Eventually(t, booted, "the node registers again", func(context.Context) error {
-		return differs(nodeUID(t, s), uid)
+		return differs(nodeOf(t, s).Meta.UID, uid)
 	})
-}
-
-func nodeUID(t *testing.T, s *testkit.Server) string {
-	t.Helper()
-	var node testkit.Node
-	s.Await(t, booted, "node", func(ctx context.Context, a *testkit.API) (err error) {
-		node, err = a.Node(ctx)
-		return err
-	})
-	return node.Meta.UID
 }
 
 func changeAddress(t *testing.T, s *testkit.Server) {
@@ -133,6 +123,22 @@ func changeAddress(t *testing.T, s *testkit.Server) {
 			}
 		}
 		return fmt.Errorf("addresses %v", node.Status.Addresses)
+	})
+	// The API server finds the kubelet, and pods find the API server.
+	testkit.Eventually(t, booted, "exec at the new address", func(context.Context) error {
+		r := s.TryExec(t, "default", "witness", "echo", "hello")
+		if strings.TrimSpace(r.Stdout) != "hello" {
+			return fmt.Errorf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		return nil
+	})
+	testkit.Eventually(t, booted, "the API server from a pod", func(context.Context) error {
+		// A TLS listener of Go answers a plain request in words of its own.
+		r := s.TryExec(t, "default", "witness", "timeout", "5", "wget", "-q", "-O", "-", "http://10.43.0.1:443/")
+		if !strings.Contains(r.Stdout+r.Stderr, "400 Bad Request") {
+			return fmt.Errorf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		return nil
 	})
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -121,14 +123,47 @@ func sameIDs(t *testing.T, before, after map[string]string) {
 }
 
 // refused starts a server that must not start: exit code and every word of the
-// message are checked, the words without regard to case.
+// message are checked, the words without regard to case, and that the version
+// in use stays what it was.
 func refused(t *testing.T, s *testkit.Server, code int, args []string, words ...string) {
 	t.Helper()
+	before := links(t, s)
 	s.Start(t, args...)
 	if got := s.WaitExit(t, soon); got != code {
 		t.Errorf("exit code %d, want %d", got, code)
 	}
 	says(t, s.Output(), words...)
+	if after := links(t, s); !maps.Equal(before, after) {
+		t.Errorf("a refused start moved links: before %v, after %v", before, after)
+	}
+}
+
+// links maps the links of the data dir that tell which version is in use to
+// where they point.
+func links(t *testing.T, s *testkit.Server) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, pattern := range []string{"current", "previous", "cni", "cni/*"} {
+		paths, err := filepath.Glob(filepath.Join(s.Data, "data", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			all[path], _ = os.Readlink(path) // a folder or a foreign file: ""
+		}
+	}
+	return all
+}
+
+// nodeOf waits for the only node and returns it.
+func nodeOf(t *testing.T, s *testkit.Server) testkit.Node {
+	t.Helper()
+	var node testkit.Node
+	s.Await(t, booted, "node", func(ctx context.Context, a *testkit.API) (err error) {
+		node, err = a.Node(ctx)
+		return err
+	})
+	return node
 }
 
 // says fails t for every word that text lacks. Alternatives are separated by

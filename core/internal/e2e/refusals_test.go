@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kelson-io/kelson/core/datadir/payload"
 	"github.com/kelson-io/kelson/core/internal/testkit"
 )
 
@@ -35,6 +36,7 @@ func TestUsageErrors(t *testing.T) {
 		{"malformed range", "", []string{"--cluster-cidr", "10.42.0.0/64"}, []string{"10.42.0.0/64", "cluster-cidr"}},
 		{"bad domain", "", []string{"--cluster-domain", "Not_A.Domain"}, []string{"cluster-domain", "Not_A.Domain"}},
 		{"port out of range", "", []string{"--https-listen-port", "70000"}, []string{"https-listen-port", "70000"}},
+		{"setting without effect", "datastore-cafile: /ca.crt\n", nil, []string{"config.yaml:1", "datastore-cafile", "remove it"}},
 		{"unknown component", "", []string{"--disable", "coredsn"}, []string{"coredsn", "coredns"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -54,14 +56,17 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// untouched fails t if a refused start left state: the extracted payload may
-// be there, nothing else.
+// untouched fails t if the refused start of a new data dir left state: the
+// extracted payload may be there, nothing else, and it is not current.
 func untouched(t *testing.T, s *testkit.Server) {
 	t.Helper()
 	for _, name := range []string{"server", "agent", "storage", "plugins"} {
 		if _, err := os.Stat(filepath.Join(s.Data, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s exists after a refused start: %v", name, err)
 		}
+	}
+	if moved := links(t, s); len(moved) > 0 {
+		t.Errorf("links after a refused start: %v", moved)
 	}
 }
 
@@ -140,14 +145,22 @@ func TestRefusedDataDir(t *testing.T) {
 	}
 }
 
+// TestRefusedSecondServer: also when the second one is of another version,
+// which must not become the current one under the first.
 func TestRefusedSecondServer(t *testing.T) {
 	s := newServer(t, testkit.NetworkConfig{}, bare...)
 	s.Start(t)
 	s.WaitAPI(t, booted)
-	other := testkit.NewServer(t, testkit.ServerConfig{Bin: s.Bin, Net: testkit.NewNetwork(t, testkit.NetworkConfig{}), Borrowed: s})
-	refused(t, other, 1, nil, strconv.Itoa(s.PID()))
-	if !s.Alive() {
-		t.Fatal("the first server ended")
+	for _, variable := range []string{"KELSON", "KELSON_NEXT"} {
+		if os.Getenv(variable) == "" {
+			t.Logf("SKIPPED: %s does not name a build of a later version", variable)
+			continue
+		}
+		other := testkit.NewServer(t, testkit.ServerConfig{Bin: testkit.Binary(t, variable), Net: testkit.NewNetwork(t, testkit.NetworkConfig{}), Borrowed: s})
+		refused(t, other, 1, nil, strconv.Itoa(s.PID()))
+		if !s.Alive() {
+			t.Fatal("the first server ended")
+		}
 	}
 	s.WaitNode(t, booted)
 }
@@ -177,14 +190,23 @@ func TestRefusedDamagedPayload(t *testing.T) {
 	s.Bin = good
 	s.Start(t)
 	s.WaitNode(t, booted)
-	current := link(t, s, "current")
 	s.Stop(t, 20*time.Second)
 
-	// What is extracted is used: a damaged file on disk is found, too.
-	host := filepath.Join(s.Data, "data", current, "bin", "runc")
-	flipByte(t, host)
+	// A damaged file of the extracted tree is noticed and put right.
+	runc := filepath.Join(s.Data, "data", link(t, s, "current"), "bin", "runc")
+	whole, err := os.ReadFile(runc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(runc, int64(len(whole))/2); err != nil {
+		t.Fatal(err)
+	}
 	s.Start(t)
 	s.WaitNode(t, booted)
+	says(t, s.Output(), "repairing", "bin/runc")
+	if now, err := os.ReadFile(runc); err != nil || !bytes.Equal(now, whole) {
+		t.Fatalf("runc has %d bytes, want the %d of before (%v)", len(now), len(whole), err)
+	}
 	runPod(t, s, "repaired")
 }
 
@@ -192,10 +214,16 @@ func TestRefusedDamagedPayload(t *testing.T) {
 func TestKilledWhileExtracting(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, testkit.NetworkConfig{}, bare...)
+	p, err := payload.Open(s.Bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	tree := filepath.Join(s.Data, "data", p.SHA256)
 	begun := time.Now()
 	s.Start(t)
 	testkit.Eventually(t, booted, "extraction", func(context.Context) error {
-		_, err := os.Stat(filepath.Join(s.Data, "data", "current"))
+		_, err := os.Stat(tree)
 		return err
 	})
 	took := time.Since(begun)
@@ -204,15 +232,13 @@ func TestKilledWhileExtracting(t *testing.T) {
 	const rounds = 12
 	for i := range rounds {
 		s.Start(t)
-		<-time.After(took * time.Duration(i+1) / (rounds + 1))
+		<-time.After(took * time.Duration(i+1) / (rounds - 1))
 		s.Kill(t)
-		current, err := os.Readlink(filepath.Join(s.Data, "data", "current"))
-		if err != nil {
+		if _, err := os.Stat(tree); err != nil {
 			continue // nothing counts as extracted
 		}
-		whole := filepath.Join(s.Data, "data", filepath.Base(current), "sums")
-		if _, err := os.Stat(whole); err != nil {
-			t.Fatalf("round %d: current names a half-written tree: %v", i, err)
+		if err := p.Check(tree); err != nil {
+			t.Fatalf("round %d: a half-written tree bears a version's name: %v", i, err)
 		}
 		s.Reset(t)
 	}
@@ -338,12 +364,13 @@ func TestPortsOfTheNodeTaken(t *testing.T) {
 			l := s.Net.Listen(t, "tcp", fmt.Sprintf(":%d", port))
 			s.Start(t)
 			s.WaitAPI(t, booted)
-			testkit.Eventually(t, soon, "the port in a log", func(context.Context) error {
-				node, _ := os.ReadFile(filepath.Join(s.Data, "agent", "node.log"))
-				if !strings.Contains(s.Output()+string(node), strconv.Itoa(port)) {
-					return errors.New("not named")
+			testkit.Eventually(t, soon, "the port in the server's log", func(context.Context) error {
+				for line := range strings.Lines(s.Output()) {
+					if strings.Contains(line, strconv.Itoa(port)) && (strings.Contains(line, "in use") || strings.Contains(line, "taken")) {
+						return nil
+					}
 				}
-				return nil
+				return fmt.Errorf("%d is not named", port)
 			})
 			if err := l.Close(); err != nil {
 				t.Fatal(err)

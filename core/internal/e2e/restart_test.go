@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -57,15 +56,4 @@ func TestCrashKeepsContainers(t *testing.T) {
 	s.WaitNode(t, booted)
 	sameIDs(t, before, containerIDs(t, s))
 	runPod(t, s, "newcomer")
-}
-
-func TestInterruptStopsLikeTerminate(t *testing.T) {
-	t.Parallel()
-	s := newServer(t, testkit.NetworkConfig{}, bare...)
-	s.Start(t)
-	s.WaitAPI(t, booted)
-	s.Signal(t, syscall.SIGINT)
-	if code := s.WaitExit(t, 20*time.Second); code != 0 {
-		t.Errorf("exit code %d after SIGINT\n%s", code, s.Tail(20))
-	}
 }

@@ -89,18 +89,15 @@ func TestIPv6Only(t *testing.T) {
 	eventuallyFetches(t, s, "six", "web.default.svc.cluster.local", "web-ok")
 }
 
+// TestNoDefaultRoute: everything boots on a host that leads nowhere.
 func TestNoDefaultRoute(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, testkit.NetworkConfig{NoRoute: true}, bare...)
+	s := newServer(t, testkit.NetworkConfig{NoRoute: true})
 	s.Start(t)
 	s.WaitNode(t, booted)
 	runPod(t, s, "isolated")
-	var node testkit.Node
-	s.Await(t, soon, "node", func(ctx context.Context, a *testkit.API) (err error) {
-		node, err = a.Node(ctx)
-		return err
-	})
-	for _, a := range node.Status.Addresses {
+	s.WaitPods(t, booted, "kube-system", "", systemPods)
+	for _, a := range nodeOf(t, s).Status.Addresses {
 		if a.Type == "InternalIP" && a.Address != s.Net.Addr4.String() {
 			t.Errorf("node address %s, want the only global one %s", a.Address, s.Net.Addr4)
 		}

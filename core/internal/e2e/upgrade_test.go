@@ -62,10 +62,5 @@ func link(t *testing.T, s *testkit.Server, name string) string {
 
 func kubelet(t *testing.T, s *testkit.Server) string {
 	t.Helper()
-	var node testkit.Node
-	s.Await(t, soon, "node", func(ctx context.Context, a *testkit.API) (err error) {
-		node, err = a.Node(ctx)
-		return err
-	})
-	return node.Status.Info.Kubelet
+	return nodeOf(t, s).Status.Info.Kubelet
 }

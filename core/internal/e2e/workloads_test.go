@@ -44,6 +44,7 @@ func TestWorkloads(t *testing.T) {
 		"rbac":                    rbac,
 		"version and status":      versionAndStatus,
 		"image list":              imageList,
+		"image archives":          imageArchives,
 		"secrets encrypted":       secretsEncrypted,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -127,9 +127,13 @@ type Condition struct {
 
 // Node is a node as far as tests look at it.
 type Node struct {
-	Meta   Meta `json:"metadata"`
+	Meta Meta `json:"metadata"`
+	Spec struct {
+		Taints []struct{ Key, Value, Effect string } `json:"taints"`
+	} `json:"spec"`
 	Status struct {
-		Conditions []Condition `json:"conditions"`
+		Capacity   map[string]string `json:"capacity"`
+		Conditions []Condition       `json:"conditions"`
 		Addresses  []struct {
 			Type    string `json:"type"`
 			Address string `json:"address"`

@@ -42,7 +42,8 @@ type Server struct {
 	env, args []string
 	residue   *residue
 
-	runDir string
+	runDir     string
+	kubeconfig string
 
 	mu      sync.Mutex
 	process *running
@@ -125,7 +126,18 @@ func (s *Server) observe() {
 func (s *Server) path(name string) string { return filepath.Join(s.Base, name) }
 
 // Kubeconfig is the admin's kubeconfig.
-func (s *Server) Kubeconfig() string { return filepath.Join(s.Data, "etc", "kelson.yaml") }
+func (s *Server) Kubeconfig() string {
+	if s.kubeconfig != "" {
+		return s.kubeconfig
+	}
+	return filepath.Join(s.Data, "etc", "kelson.yaml")
+}
+
+// SetKubeconfig makes later starts write the admin's kubeconfig to path.
+func (s *Server) SetKubeconfig(path string) {
+	s.kubeconfig = path
+	s.args = append(s.args, "--write-kubeconfig", path)
+}
 
 // Start runs `kelson server` with the server's and the given arguments and
 // returns at once.
