@@ -2,8 +2,12 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +30,24 @@ func (s *server) restConfig() (*rest.Config, error) {
 	}
 	cfg.QPS, cfg.Burst = 200, 400
 	return cfg, nil
+}
+
+// answering waits until the API server completes a handshake, which is about a
+// second before it is ready: until then it needs the processors, and after that
+// it leaves them idle. Connections wait in the listener meanwhile.
+func (s *server) answering(ctx context.Context) error {
+	ca, err := os.ReadFile(pki.ServerCA.CertFile(s.layout))
+	if err != nil {
+		return fmt.Errorf("read authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	conn, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(s.localURL(), "https://"))
+	if err != nil {
+		return fmt.Errorf("wait for the API server: %w", err)
+	}
+	return conn.Close()
 }
 
 // awaitNode waits for what was launched of the node, and until its object says

@@ -16,12 +16,16 @@ const (
 	launchMaxBackoff = 15 * time.Second
 )
 
+// await blocks until something is there; at the end of ctx it returns the last
+// reason why it is not.
+type await func(ctx context.Context) error
+
 // launched is a step of the node that holds up no phase and cannot end the
 // server: its phase only launches it. It is started as soon as the steps that
 // it follows are ready, and again until it succeeds. Whoever needs it awaits it.
 type launched struct {
 	boot.Step
-	follows []*launched
+	follows []await
 	note    func(step string, took time.Duration, err error) // told when ready, or why not yet
 
 	mu     sync.Mutex
@@ -33,7 +37,7 @@ type launched struct {
 
 var _ boot.Step = (*launched)(nil)
 
-func launch(s boot.Step, note func(string, time.Duration, error), follows ...*launched) *launched {
+func launch(s boot.Step, note func(string, time.Duration, error), follows ...await) *launched {
 	return &launched{
 		Step: s, note: note, follows: follows,
 		last: errors.New("not started yet"), ready: make(chan struct{}),
@@ -86,7 +90,7 @@ func (l *launched) attempt(ctx context.Context, started *bool) error {
 	ctx, cancel := context.WithTimeout(ctx, launchAttempt)
 	defer cancel()
 	for _, first := range l.follows {
-		if err := first.await(ctx); err != nil {
+		if err := first(ctx); err != nil {
 			return err
 		}
 	}

@@ -92,7 +92,7 @@ func TestLaunchedFollowsAndKeepsTheReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var starts, never atomic.Int32
 		first := launch(scripted{start: failing(1<<30, &never)}, noNote)
-		second := launch(scripted{start: failing(0, &starts)}, noNote, first)
+		second := launch(scripted{start: failing(0, &starts)}, noNote, first.await)
 		for _, l := range []*launched{first, second} {
 			if err := l.Start(t.Context()); err != nil {
 				t.Fatal(err)

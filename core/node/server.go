@@ -5,8 +5,8 @@ import "github.com/kelson-io/kelson/core/boot"
 // sequence lists, in order, what turns a bare host into a control-plane node.
 // Phases run one after the other, the steps of a phase at once; the stop walks
 // back. The steps of the node (containerd, network, images, kubelet) are only
-// launched by their phase: they hold nothing up, and the last phase waits for
-// them.
+// launched by their phase: they hold nothing up, start as soon as what they need
+// is there, and the last phase waits for them.
 func (s *server) sequence() boot.Sequence {
 	return s.enabled(boot.Sequence{
 		{Name: "host", Steps: []boot.Step{s.host}},

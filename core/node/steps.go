@@ -121,7 +121,7 @@ func (s *server) newNode() {
 	s.images = launch(images.New(images.Deps{
 		Socket: containerd.Socket(), Snapshotter: containerd.Snapshotter, Payload: s.layout.Images(),
 		User: s.layout.Agent("images"), Index: s.layout.Agent("containerd", "images.json"), Log: s.log,
-	}), note, s.containerd)
+	}), note, s.containerd.await, s.answering)
 	s.child = agent.NewNodeChild(agent.NodeDeps{
 		Layout: s.layout, Node: s.config.Node, Network: s.config.Network, Logging: s.config.Log,
 		Credentials: agent.Credentials{
@@ -131,7 +131,7 @@ func (s *server) newNode() {
 		},
 		Path: executable, Search: search, Facts: s.host.Facts, Info: s.detect, Known: s.info.IPs, OnAddresses: s.moved, Log: s.log,
 	})
-	s.kubelet = launch(s.child, note, s.containerd)
+	s.kubelet = launch(s.child, note, s.containerd.await, s.answering)
 }
 
 // enabled leaves out what the configuration turns off.
