@@ -50,7 +50,7 @@ func newServerCmd() serverCmd {
 
 // Help gives examples.
 func (serverCmd) Help() string {
-	return `Each flag is also a key of config.yaml and a variable KELSON_NAME (KELSON_CLUSTER_CIDR for --cluster-cidr). Weakest first: default, config.yaml, the files of config.yaml.d in alphabetical order, environment, flag. Lists are given with commas or by repeating the flag.
+	return `Flags but --config and --help are also keys of config.yaml and variables KELSON_NAME (KELSON_CLUSTER_CIDR for --cluster-cidr; the others are KELSON_CONFIG_FILE, KELSON_VERBOSITY for --v, and for --write-kubeconfig… KELSON_KUBECONFIG_OUTPUT, _MODE, _GROUP and _NAME). Weakest first: default, config.yaml, the files of config.yaml.d in alphabetical order, environment, flag. Lists are given with commas or by repeating the flag.
 
 Examples:
 
