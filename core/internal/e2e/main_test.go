@@ -122,20 +122,26 @@ func sameIDs(t *testing.T, before, after map[string]string) {
 	}
 }
 
-// refused starts a server that must not start: exit code and every word of the
-// message are checked, the words without regard to case, and that the version
-// in use stays what it was.
+// refused is fails for what is refused before anything changes: the version in
+// use stays what it was, too.
 func refused(t *testing.T, s *testkit.Server, code int, args []string, words ...string) {
 	t.Helper()
 	before := links(t, s)
+	fails(t, s, code, args, words...)
+	if after := links(t, s); !maps.Equal(before, after) {
+		t.Errorf("a refused start moved links: before %v, after %v", before, after)
+	}
+}
+
+// fails starts a server that must end by itself: exit code and every word of
+// the message are checked, the words without regard to case.
+func fails(t *testing.T, s *testkit.Server, code int, args []string, words ...string) {
+	t.Helper()
 	s.Start(t, args...)
 	if got := s.WaitExit(t, soon); got != code {
 		t.Errorf("exit code %d, want %d", got, code)
 	}
 	says(t, s.Output(), words...)
-	if after := links(t, s); !maps.Equal(before, after) {
-		t.Errorf("a refused start moved links: before %v, after %v", before, after)
-	}
 }
 
 // links maps the links of the data dir that tell which version is in use to

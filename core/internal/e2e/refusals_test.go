@@ -350,7 +350,7 @@ func TestRefusedClock(t *testing.T) {
 	t.Parallel()
 	s := newRefused(t, testkit.NetworkConfig{}, bare...)
 	writeAuthority(t, filepath.Join(s.Data, "server", "tls"), "server-ca", time.Now().AddDate(1, 0, 0))
-	refused(t, s, 1, nil, "clock", "server-ca")
+	fails(t, s, 1, nil, "clock", "server-ca")
 }
 
 // TestPortsOfTheNodeTaken: the API server runs, the port is named, and the
