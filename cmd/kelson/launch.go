@@ -18,6 +18,7 @@ import (
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/datadir"
 	"github.com/kelson-io/kelson/core/datadir/payload"
+	"github.com/kelson-io/kelson/core/process"
 )
 
 // What a server needs beside the payload: to begin with, for the database,
@@ -69,7 +70,7 @@ func launch(argv, environ []string) error {
 	bin := filepath.Join(dir, "bin")
 	env := withPath(environ, filepath.Join(filepath.Dir(dir), "cni"), bin, early.PreferBundledBin)
 	if starts {
-		env = append(env, timeline.LaunchEnv(started, extracted.began, extracted.ended)...)
+		env = append(keepNotifySocket(env), timeline.LaunchEnv(started, extracted.began, extracted.ended)...)
 	}
 	host := filepath.Join(bin, "kelson-host")
 	return fmt.Errorf("start %s: %w", host, syscall.Exec(host, argv, env))
@@ -110,6 +111,18 @@ func mayStart(root string, p *payload.File) error {
 		need += p.Size
 	}
 	return datadir.Check(root, need)
+}
+
+// keepNotifySocket renames the service manager's variable, see
+// process.NotifySocketEnv.
+func keepNotifySocket(environ []string) []string {
+	out := slices.Clone(environ)
+	for i, kv := range out {
+		if socket, ok := strings.CutPrefix(kv, "NOTIFY_SOCKET="); ok {
+			out[i] = process.NotifySocketEnv + "=" + socket
+		}
+	}
+	return out
 }
 
 // isNeutral says if a command needs no data dir: it leaves none behind.

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -12,10 +13,16 @@ const (
 	NotifyStopping = "STOPPING=1"
 )
 
+// NotifySocketEnv is under which name the launcher passes NOTIFY_SOCKET on. The
+// stock API server would otherwise report READY as soon as it serves, and take
+// the variable out of the environment.
+const NotifySocketEnv = "KELSON_NOTIFY_SOCKET"
+
 // Notify tells the service manager about the host (sd_notify): one or more
-// assignments, separated by newlines. Without NOTIFY_SOCKET it does nothing.
+// assignments, separated by newlines. Without NotifySocketEnv or NOTIFY_SOCKET
+// it does nothing.
 func Notify(state string) error {
-	name := os.Getenv("NOTIFY_SOCKET")
+	name := cmp.Or(os.Getenv(NotifySocketEnv), os.Getenv("NOTIFY_SOCKET"))
 	if name == "" {
 		return nil
 	}
