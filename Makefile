@@ -45,7 +45,7 @@ test: build test-unit test-e2e ## Build and run all tests (as root)
 test-unit: ## Run the tests of the packages
 	@all=$(PACKAGES); heavy=$$(go list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $$all | grep -E '$(HEAVY)' | cut -d' ' -f1 || true); \
 	light=$$(grep -vxF -f <(printf '%s\n' "$$heavy") <(printf '%s\n' $$all) || true); \
-	export KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload; \
+	export KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload KELSON_TEST_BIN=$(CURDIR)/dist/payload/bin; \
 	go test -race $$light; [ -z "$$heavy" ] || go test $$heavy
 
 .PHONY: next
