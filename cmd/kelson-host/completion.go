@@ -58,7 +58,7 @@ func completionPlaces(node *kong.Node, path string) []place {
 		places = append(places, completionPlaces(child, strings.TrimSpace(path+" "+child.Name))...)
 	}
 	for _, arg := range node.Positional {
-		for _, value := range strings.Split(arg.Enum, ",") {
+		for value := range strings.SplitSeq(arg.Enum, ",") {
 			if value != "" {
 				p.commands = append(p.commands, word{value, ""})
 			}

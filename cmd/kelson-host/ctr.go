@@ -36,8 +36,7 @@ func runCtr(call invocation) error {
 func runUrfave(app *cli.Command, argv []string) error {
 	app.ExitErrHandler = func(context.Context, *cli.Command, error) {}
 	err := app.Run(context.Background(), argv)
-	var coder cli.ExitCoder
-	if errors.As(err, &coder) {
+	if coder, ok := errors.AsType[cli.ExitCoder](err); ok {
 		return exitError{code: coder.ExitCode(), msg: coder.Error()}
 	}
 	if err != nil {

@@ -43,23 +43,20 @@ func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	var done exitError
-	if errors.As(err, &done) {
+	if done, ok := errors.AsType[exitError](err); ok {
 		if done.msg != "" {
 			fmt.Fprintln(w, strings.TrimSuffix(done.msg, "\n"))
 		}
 		return done.code
 	}
-	var bad *config.UsageError
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*config.UsageError](err); ok {
 		for _, p := range bad.Problems {
 			printError(w, p)
 		}
 		return exitUsage
 	}
 	printError(w, err)
-	var usage usageError
-	if errors.As(err, &usage) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
 	return exitFailed

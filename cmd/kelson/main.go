@@ -23,8 +23,7 @@ func main() {
 		if errors.As(err, &h) {
 			fmt.Fprintln(os.Stderr, "  →", h.Hint())
 		}
-		var usage *config.UsageError
-		if errors.As(err, &usage) {
+		if _, ok := errors.AsType[*config.UsageError](err); ok {
 			os.Exit(2)
 		}
 		os.Exit(1)

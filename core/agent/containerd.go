@@ -130,7 +130,7 @@ func (c *Containerd) withChildError(err error) error {
 	if err == nil || child == nil || child.LastError() == nil {
 		return err
 	}
-	return fmt.Errorf("%w (last end: %v)", err, child.LastError())
+	return fmt.Errorf("%w (last end: %w)", err, child.LastError())
 }
 
 // Stop ends containerd; containers go on.

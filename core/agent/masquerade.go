@@ -2,12 +2,11 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
-
-	"errors"
 
 	"github.com/kelson-io/kelson/core/agent/kernel"
 )

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -50,9 +51,7 @@ func toldInLog(output string) string {
 // listens are the ports of the child and what they are for.
 func (n *NodeChild) listens() map[int]string {
 	ports := map[int]string{n.deps.Node.KubeletPort: "kubelet", 10248: "kubelet's health check"}
-	for port, use := range n.proxyListens() {
-		ports[port] = use
-	}
+	maps.Copy(ports, n.proxyListens())
 	return ports
 }
 

@@ -99,8 +99,11 @@ func TestNodeChildFollowsAddress(t *testing.T) {
 	moved.Store(true)
 	err = poll(ctx, 10*time.Millisecond, func(context.Context) error {
 		raw, err := os.ReadFile(filepath.Join(root, "starts"))
-		if starts := strings.Count(string(raw), "node --config "+path+"\n"); err != nil || starts != 2 {
-			return fmt.Errorf("started %d times, %v", starts, err)
+		if err != nil {
+			return err
+		}
+		if starts := strings.Count(string(raw), "node --config "+path+"\n"); starts != 2 {
+			return fmt.Errorf("started %d times", starts)
 		}
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -250,10 +251,11 @@ func TestImagesSurviveKilledContainerd(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = importer.Stop(context.Background()) })
 	err := poll(ctx, time.Millisecond, func(ctx context.Context) error {
-		if list, err := importer.List(ctx); err != nil || len(list) == 0 {
-			return fmt.Errorf("images %v, %v", list, err)
+		list, err := importer.List(ctx)
+		if err == nil && len(list) == 0 {
+			err = errors.New("no images")
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)

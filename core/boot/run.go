@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -40,8 +41,7 @@ func Run(ctx context.Context, seq Sequence, opt Options) error {
 	close(e.done)
 	e.watchers.Wait()
 	cancel(nil)
-	var failure *StepError
-	if errors.As(context.Cause(bootCtx), &failure) {
+	if failure, ok := errors.AsType[*StepError](context.Cause(bootCtx)); ok {
 		return errors.Join(failure, e.stop(ctx, seq[:begun]))
 	}
 	return e.stop(ctx, seq[:begun])
@@ -113,8 +113,7 @@ func (e *engine) stop(ctx context.Context, begun Sequence) error {
 	total := positive(e.opt.StopTimeout, defaultStopTimeout)
 	end := time.Now().Add(total)
 	var errs []error
-	for i := len(begun) - 1; i >= 0; i-- {
-		p := begun[i]
+	for i, p := range slices.Backward(begun) {
 		stopCtx, cancel := context.WithDeadline(context.WithoutCancel(ctx), end.Add(-total/20*time.Duration(i)))
 		results := make([]error, len(p.Steps))
 		var steps sync.WaitGroup

@@ -181,8 +181,7 @@ func readFile(path string) ([]byte, error) {
 
 // reason takes the operation and the path off a file error: both are known.
 func reason(err error) string {
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return path.Err.Error()
 	}
 	return err.Error()

@@ -233,8 +233,12 @@ func (b *builder) checkPorts(s Server) {
 		name string
 		port int
 	}{
-		{"https-listen-port", s.API.Port}, {"supervisor-port", s.Supervisor.Port}, {"kubelet-port", s.Node.KubeletPort},
-		{"kube-proxy's health port", 10256}, {"the controller manager's port", 10257}, {"the scheduler's port", 10259},
+		{"https-listen-port", s.API.Port},
+		{"supervisor-port", s.Supervisor.Port},
+		{"kubelet-port", s.Node.KubeletPort},
+		{"kube-proxy's health port", 10256},
+		{"the controller manager's port", 10257},
+		{"the scheduler's port", 10259},
 	}
 	for i, t := range taken {
 		for _, other := range taken[i+1:] {

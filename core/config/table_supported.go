@@ -10,17 +10,25 @@ const (
 func generalOptions() []Option {
 	const group = "General"
 	return []Option{
-		{Name: "config", Short: 'c', Global: true, NoFile: true, Group: group, Env: "KELSON_CONFIG_FILE",
-			Shown: "/etc/kelson/config.yaml", Help: "Configuration file; the *.yaml files of the folder of the same name with .d are read after it."},
-		{Name: "data-dir", Short: 'd', Global: true, Group: group, Default: DefaultDataDir,
-			Help: "Folder that holds everything Kelson writes. With another than the default, /etc/kelson becomes the folder etc in it."},
-		{Name: "prefer-bundled-bin", Type: Bool, Group: group, Default: "false",
-			Help: "Use the bundled userspace tools (nft, ip, mount, …) before the host's."},
+		{
+			Name: "config", Short: 'c', Global: true, NoFile: true, Group: group, Env: "KELSON_CONFIG_FILE",
+			Shown: "/etc/kelson/config.yaml", Help: "Configuration file; the *.yaml files of the folder of the same name with .d are read after it.",
+		},
+		{
+			Name: "data-dir", Short: 'd', Global: true, Group: group, Default: DefaultDataDir,
+			Help: "Folder that holds everything Kelson writes. With another than the default, /etc/kelson becomes the folder etc in it.",
+		},
+		{
+			Name: "prefer-bundled-bin", Type: Bool, Group: group, Default: "false",
+			Help: "Use the bundled userspace tools (nft, ip, mount, …) before the host's.",
+		},
 		{Name: "debug", Type: Bool, Group: group, Default: "false", Help: "Log debugging messages."},
 		{Name: "log-format", Group: group, Default: "text", Values: choices("text", "json"), Ours: true, Help: "Format of the log."},
 		{Name: "v", Short: 'v', Type: Number, Group: group, Default: "0", Env: "KELSON_VERBOSITY", Help: "Verbosity of the Kubernetes components, 0 to 10."},
-		{Name: "token", Short: 't', Group: group, Secret: true,
-			Help: "Secret that joining nodes present and that the bootstrap data is encrypted under; one is made when there is none."},
+		{
+			Name: "token", Short: 't', Group: group, Secret: true,
+			Help: "Secret that joining nodes present and that the bootstrap data is encrypted under; one is made when there is none.",
+		},
 		{Name: "token-file", Group: group, Help: "File that holds the token."},
 	}
 }
@@ -68,8 +76,10 @@ func datastoreOptions() []Option {
 	return []Option{
 		{Name: "datastore", Group: group, Default: "sqlite", Values: choices("sqlite"), Ours: true, Help: "Where the cluster's state is kept."},
 		{Name: "datastore-endpoint", Group: group, Secret: true, Help: "Data source of the datastore; the built-in one needs none, sqlite:// names it."},
-		{Name: "datastore-durability", Group: group, Default: "fast", Values: choices("fast", "strict"), Ours: true,
-			Help: "fast: a power cut may cost the last commits, never the file. strict: each commit is on disk before it is answered."},
+		{
+			Name: "datastore-durability", Group: group, Default: "fast", Values: choices("fast", "strict"), Ours: true,
+			Help: "fast: a power cut may cost the last commits, never the file. strict: each commit is on disk before it is answered.",
+		},
 		{Name: "secrets-encryption", Type: Bool, Group: group, Default: "true", Help: "Encrypt secrets at rest."},
 		{Name: "secrets-encryption-provider", Group: group, Default: "secretbox", Values: choices("secretbox", "aescbc", "aesgcm"), Help: "Cipher of secrets at rest."},
 	}
@@ -86,7 +96,9 @@ func componentOptions() []Option {
 		{Name: "disable-agent", Type: Bool, Group: group, Default: "false", Hidden: true, Help: "Run the control plane without a node."},
 		{Name: "disable-kube-proxy", Type: Bool, Group: group, Default: "false", Help: "Do not run kube-proxy."},
 		{Name: "disable", Type: List, Group: group, Help: "Packaged components that are not deployed.", Values: []Choice{
-			{Value: "coredns"}, {Value: "local-path"}, {Value: "metrics-server"},
+			{Value: "coredns"},
+			{Value: "local-path"},
+			{Value: "metrics-server"},
 			{Value: "local-storage"}, // K3s' name of local-path
 			{Value: "traefik", Status: Warned, Note: "it is not packaged"},
 			{Value: "servicelb", Status: Warned, Note: "it is not packaged"},
@@ -107,7 +119,8 @@ func nodeOptions() []Option {
 		{Name: "node-taint", Type: List, Group: group, Help: "Taint key=value:effect that the node registers with."},
 		{Name: "resolv-conf", Group: group, Shown: "the host's", Help: "Resolver configuration that the kubelet gives to pods."},
 		{Name: "snapshotter", Group: group, Default: "overlayfs", Help: "containerd's snapshotter.", Values: []Choice{
-			{Value: "overlayfs"}, {Value: "native"},
+			{Value: "overlayfs"},
+			{Value: "native"},
 			{Value: "fuse-overlayfs", Status: Refused, Note: "it is not built in"},
 			{Value: "btrfs", Status: Refused, Note: "it is not built in"},
 			{Value: "zfs", Status: Refused, Note: "it is not built in"},

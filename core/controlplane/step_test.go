@@ -21,8 +21,10 @@ type scripted struct {
 }
 
 func (s scripted) APIServer(ctx context.Context, _ []string, _ net.Listener) error { return s.run(ctx) }
-func (s scripted) Scheduler(ctx context.Context, _ []string) error                 { return s.run(ctx) }
-func (s scripted) ControllerManager(ctx context.Context, _ []string) error         { return s.run(ctx) }
+
+func (s scripted) Scheduler(ctx context.Context, _ []string) error { return s.run(ctx) }
+
+func (s scripted) ControllerManager(ctx context.Context, _ []string) error { return s.run(ctx) }
 
 func untilStopped(ctx context.Context) error { <-ctx.Done(); return nil }
 

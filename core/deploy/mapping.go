@@ -58,7 +58,7 @@ func newMapping(l lister) *mapping {
 	m := &mapping{lister: l, known: map[schema.GroupVersionKind]resource{}}
 	for groupVersion, kinds := range builtin() {
 		gv, _ := schema.ParseGroupVersion(groupVersion) // constants, covered by a test
-		for _, row := range strings.Fields(kinds) {
+		for row := range strings.FieldsSeq(kinds) {
 			f := strings.Split(row, "/")
 			m.known[gv.WithKind(f[0])] = resource{GroupVersionResource: gv.WithResource(f[1]), Namespaced: len(f) == 2}
 		}

@@ -45,12 +45,10 @@ func (r *runner) run(ctx context.Context, removed []string) {
 	r.removing, r.removed = map[string]bool{}, make(chan string, len(removed))
 	for _, addon := range removed {
 		r.removing[addon] = true
-		r.wg.Add(1)
-		go func() {
-			defer r.wg.Done()
+		r.wg.Go(func() {
 			r.remove(ctx, addon)
 			r.removed <- addon
-		}()
+		})
 	}
 	var changes <-chan struct{}
 	if r.watch != nil {
@@ -120,13 +118,11 @@ func (r *runner) launch(ctx context.Context, addon, sum string, work func(contex
 	ctx, cancel := context.WithCancel(ctx)
 	j := &job{sum: sum, cancel: cancel, done: make(chan struct{})}
 	r.jobs[addon] = j
-	r.wg.Add(1)
-	go func() {
-		defer r.wg.Done()
+	r.wg.Go(func() {
 		defer close(j.done)
 		defer cancel()
 		work(ctx)
-	}()
+	})
 }
 
 func (j *job) stop() {
@@ -262,9 +258,7 @@ func (p *progress) advance(ctx context.Context, c cluster, addon string) error {
 				continue
 			}
 			slots <- struct{}{}
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
+			wg.Go(func() {
 				defer func() { <-slots }()
 				err := c.Apply(ctx, addon, o.Unstructured)
 				mu.Lock()
@@ -274,7 +268,7 @@ func (p *progress) advance(ctx context.Context, c cluster, addon string) error {
 				} else {
 					bad = append(bad, &objectError{object: o, err: err})
 				}
-			}()
+			})
 		}
 		wg.Wait()
 		faults = append(faults, bad...)

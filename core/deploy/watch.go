@@ -62,9 +62,7 @@ func (w *watch) addFolders() {
 // run sends on the returned channel after each burst of changes, until ctx ends.
 func (w *watch) run(ctx context.Context, wg *sync.WaitGroup) <-chan struct{} {
 	changes := make(chan struct{}, 1)
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		quiet := time.NewTimer(settle)
 		quiet.Stop()
 		defer quiet.Stop()
@@ -92,6 +90,6 @@ func (w *watch) run(ctx context.Context, wg *sync.WaitGroup) <-chan struct{} {
 				return
 			}
 		}
-	}()
+	})
 	return changes
 }

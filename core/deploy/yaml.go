@@ -54,7 +54,7 @@ func isSeparator(line []byte) bool {
 
 // blank tells whether only white space and comments are there.
 func blank(data []byte) bool {
-	for _, line := range bytes.Split(data, []byte("\n")) {
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
 		line = bytes.TrimSpace(line)
 		if len(line) > 0 && line[0] != '#' {
 			return false

@@ -38,24 +38,24 @@ type origin struct{ prefix, component string }
 // component has, from the innermost call outwards, then for shared libraries.
 func components() (own, shared []origin) {
 	return []origin{
-			{"github.com/k3s-io/kine/", "kine"},
-			{"k8s.io/kubernetes/cmd/kube-apiserver/", "apiserver"},
-			{"k8s.io/kubernetes/pkg/controlplane", "apiserver"},
-			{"k8s.io/kube-aggregator/", "apiserver"},
-			{"k8s.io/apiextensions-apiserver/", "apiserver"},
-			{"k8s.io/kubernetes/cmd/kube-scheduler/", "scheduler"},
-			{"k8s.io/kubernetes/pkg/scheduler", "scheduler"},
-			{"k8s.io/kubernetes/cmd/kube-controller-manager/", "controller-manager"},
-			{"k8s.io/kubernetes/pkg/controller", "controller-manager"},
-			{"k8s.io/controller-manager/", "controller-manager"},
-			{"k8s.io/kubernetes/cmd/kubelet/", "kubelet"},
-			{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
-			{"k8s.io/kubernetes/cmd/kube-proxy/", "kube-proxy"},
-			{"k8s.io/kubernetes/pkg/proxy", "kube-proxy"},
-		}, []origin{
-			{"k8s.io/apiserver/", "apiserver"},
-			{"github.com/containerd/", "containerd"},
-		}
+		{"github.com/k3s-io/kine/", "kine"},
+		{"k8s.io/kubernetes/cmd/kube-apiserver/", "apiserver"},
+		{"k8s.io/kubernetes/pkg/controlplane", "apiserver"},
+		{"k8s.io/kube-aggregator/", "apiserver"},
+		{"k8s.io/apiextensions-apiserver/", "apiserver"},
+		{"k8s.io/kubernetes/cmd/kube-scheduler/", "scheduler"},
+		{"k8s.io/kubernetes/pkg/scheduler", "scheduler"},
+		{"k8s.io/kubernetes/cmd/kube-controller-manager/", "controller-manager"},
+		{"k8s.io/kubernetes/pkg/controller", "controller-manager"},
+		{"k8s.io/controller-manager/", "controller-manager"},
+		{"k8s.io/kubernetes/cmd/kubelet/", "kubelet"},
+		{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
+		{"k8s.io/kubernetes/cmd/kube-proxy/", "kube-proxy"},
+		{"k8s.io/kubernetes/pkg/proxy", "kube-proxy"},
+	}, []origin{
+		{"k8s.io/apiserver/", "apiserver"},
+		{"github.com/containerd/", "containerd"},
+	}
 }
 
 // Component names who is at work on a goroutine, from its stack as debug.Stack

@@ -160,5 +160,5 @@ func phasesOf(seq boot.Sequence) []status.Phase {
 }
 
 func rounded(seconds float64) string {
-	return (time.Duration(seconds * float64(time.Second))).Round(time.Millisecond).String()
+	return time.Duration(seconds * float64(time.Second)).Round(time.Millisecond).String()
 }

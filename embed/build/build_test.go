@@ -13,8 +13,10 @@ import (
 
 func TestRewriteMain(t *testing.T) {
 	tests := []struct{ name, src, want, err string }{
-		{"program", "// Doc of main.\npackage main\n\n// main is main.\nfunc main() { main2() }\nfunc main2() {}\n",
-			"// Doc of main.\npackage plugin\n\n// main is main.\nfunc Main() { main2() }\nfunc main2() {}\n", ""},
+		{
+			"program", "// Doc of main.\npackage main\n\n// main is main.\nfunc main() { main2() }\nfunc main2() {}\n",
+			"// Doc of main.\npackage plugin\n\n// main is main.\nfunc Main() { main2() }\nfunc main2() {}\n", "",
+		},
 		{"method", "package main\n\nfunc (x T) main() {}\n", "package plugin\n\nfunc (x T) main() {}\n", ""},
 		{"library", "package other\n", "", "not main"},
 		{"broken", "package main\nfunc {", "", "expected"},

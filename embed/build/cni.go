@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"text/template"
@@ -94,8 +95,10 @@ func (b *builder) cniBinary() error {
 		}
 	}
 	version := strings.TrimPrefix(filepath.Base(src), "plugins@")
-	return b.goBuild(goBinary{dir: work, pkg: ".",
-		ldflags: []string{"-X", cniModule + "/pkg/utils/buildversion.BuildVersion=" + version}}, b.out("bin", "cni"))
+	return b.goBuild(goBinary{
+		dir: work, pkg: ".",
+		ldflags: []string{"-X", cniModule + "/pkg/utils/buildversion.BuildVersion=" + version},
+	}, b.out("bin", "cni"))
 }
 
 // importable copies the Go files of a program and makes them a package that
@@ -146,8 +149,8 @@ func rewriteMain(name string, src []byte) ([]byte, int, error) {
 	out := bytes.Clone(src)
 	n := 0
 	// From the end to the start, so that offsets stay right.
-	for i := len(file.Decls) - 1; i >= 0; i-- {
-		fn, ok := file.Decls[i].(*ast.FuncDecl)
+	for _, decl := range slices.Backward(file.Decls) {
+		fn, ok := decl.(*ast.FuncDecl)
 		if ok && fn.Recv == nil && fn.Name.Name == "main" {
 			at := fset.Position(fn.Name.Pos()).Offset
 			copy(out[at:], "Main")

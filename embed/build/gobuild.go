@@ -29,15 +29,23 @@ func (b *builder) goBinaries() error {
 		return err
 	}
 	for _, g := range []goBinary{
-		{name: "containerd-shim-runc-v2", dir: ".",
+		{
+			name: "containerd-shim-runc-v2", dir: ".",
 			pkg:     "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
-			ldflags: containerdFlags(containerd)},
-		{name: "runc", dir: "embed/runc", pkg: "github.com/opencontainers/runc",
-			tags: "seccomp,netgo,osusergo", static: true},
-		{name: "crictl", dir: "embed/crictl", pkg: "sigs.k8s.io/cri-tools/cmd/crictl",
-			ldflags: []string{"-X", "sigs.k8s.io/cri-tools/pkg/version.Version=" + crictl}},
-		{name: "kelson-host", dir: ".", pkg: "./cmd/kelson-host", static: true,
-			ldflags: b.version.hostFlags(containerd)},
+			ldflags: containerdFlags(containerd),
+		},
+		{
+			name: "runc", dir: "embed/runc", pkg: "github.com/opencontainers/runc",
+			tags: "seccomp,netgo,osusergo", static: true,
+		},
+		{
+			name: "crictl", dir: "embed/crictl", pkg: "sigs.k8s.io/cri-tools/cmd/crictl",
+			ldflags: []string{"-X", "sigs.k8s.io/cri-tools/pkg/version.Version=" + crictl},
+		},
+		{
+			name: "kelson-host", dir: ".", pkg: "./cmd/kelson-host", static: true,
+			ldflags: b.version.hostFlags(containerd),
+		},
 	} {
 		if err := b.goBuild(g, b.out("bin", g.name)); err != nil {
 			return err

@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	if *only != "" {
 		b.only = map[string]bool{}
-		for _, s := range strings.Split(*only, ",") {
+		for s := range strings.SplitSeq(*only, ",") {
 			b.only[s] = true
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -78,7 +79,7 @@ func (b *builder) output(name string, args ...string) (string, error) {
 	out, err := exec.CommandContext(b.ctx, name, args...).Output()
 	if err != nil {
 		var detail string
-		if e, ok := err.(*exec.ExitError); ok {
+		if e, ok := errors.AsType[*exec.ExitError](err); ok {
 			detail = ": " + strings.TrimSpace(string(e.Stderr))
 		}
 		return "", fmt.Errorf("run %s %s: %w%s", name, strings.Join(args, " "), err, detail)

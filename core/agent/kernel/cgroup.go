@@ -39,8 +39,8 @@ func DetectCgroups() Cgroups {
 	if err := unix.Statfs(cgroupMount, &fs); err != nil {
 		return c
 	}
-	switch {
-	case fs.Type == unix.CGROUP2_SUPER_MAGIC:
+	switch fs.Type {
+	case unix.CGROUP2_SUPER_MAGIC:
 		c.Version = 2
 		raw, _ := os.ReadFile(filepath.Join(cgroupMount, "cgroup.controllers"))
 		c.Controllers = strings.Fields(string(raw))
@@ -238,7 +238,7 @@ func EvacuateRoot(c Cgroups) error {
 	if err != nil {
 		return err
 	}
-	for _, pid := range strings.Fields(string(raw)) {
+	for pid := range strings.FieldsSeq(string(raw)) {
 		// A process may end while we look; kernel threads refuse to move.
 		_ = os.WriteFile(filepath.Join(child, "cgroup.procs"), []byte(pid), 0o644)
 	}

@@ -51,8 +51,10 @@ type Options struct {
 // ServerPorts are the ports of a server with the given settings.
 func ServerPorts(cfg config.Server) []Port {
 	ports := []Port{
-		{cfg.API.Port, "kube-apiserver"}, {cfg.Supervisor.Port, "join API"},
-		{10257, "kube-controller-manager"}, {10259, "kube-scheduler"},
+		{cfg.API.Port, "kube-apiserver"},
+		{cfg.Supervisor.Port, "join API"},
+		{10257, "kube-controller-manager"},
+		{10259, "kube-scheduler"},
 	}
 	if !cfg.Node.Disabled {
 		ports = append(ports, Port{cfg.Node.KubeletPort, "kubelet"}, Port{10248, "kubelet healthz"})

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -116,9 +117,7 @@ func (r recipe) config(labels map[string]string) imageConfig {
 		"org.opencontainers.image.source":   r.Source,
 		"org.opencontainers.image.vendor":   "Kelson",
 	}
-	for k, v := range labels {
-		all[k] = v
-	}
+	maps.Copy(all, labels)
 	return imageConfig{
 		User:       r.User,
 		Env:        []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},

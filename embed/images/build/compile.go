@@ -18,13 +18,14 @@ const goTags = "netgo,osusergo,grpcnotrace,nomsgpack"
 func (b builder) goFiles(ctx context.Context, r recipe) ([]file, error) {
 	dir := filepath.Join(b.recipes, r.Name)
 	env := append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly", "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+b.arch)
-	ldflags := "-s -w -buildid="
+	var ldflags strings.Builder
+	ldflags.WriteString("-s -w -buildid=")
 	for _, x := range r.Go.X {
-		ldflags += " -X " + x
+		ldflags.WriteString(" -X " + x)
 	}
 	program, err := output(ctx, func(path string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags="+goTags,
-			"-ldflags="+ldflags, "-o", path, r.Go.Package)
+			"-ldflags="+ldflags.String(), "-o", path, r.Go.Package)
 		cmd.Dir, cmd.Env = dir, env
 		return cmd
 	})
@@ -50,8 +51,10 @@ func (b builder) goFiles(ctx context.Context, r recipe) ([]file, error) {
 // cFiles compiles the recipe's C file into a static program.
 func (b builder) cFiles(ctx context.Context, r recipe) ([]file, error) {
 	program, err := output(ctx, func(path string) *exec.Cmd {
-		args := []string{"-static", "-Os", "-Wall", "-Wextra", "-Werror", "-s", "-ffunction-sections",
-			"-Wl,--gc-sections", "-Wl,--build-id=none", "-o", path}
+		args := []string{
+			"-static", "-Os", "-Wall", "-Wextra", "-Werror", "-s", "-ffunction-sections",
+			"-Wl,--gc-sections", "-Wl,--build-id=none", "-o", path,
+		}
 		for _, d := range r.C.Defines {
 			args = append(args, "-D"+d)
 		}

@@ -66,7 +66,7 @@ func readPin(lock, name, arch string) (debianPin, error) {
 	if err != nil {
 		return debianPin{}, err
 	}
-	for _, line := range strings.Split(string(data), "\n") {
+	for line := range strings.SplitSeq(string(data), "\n") {
 		if f := strings.Fields(line); len(f) == 4 && f[0] == name && f[2] == arch {
 			return debianPin{Package: f[0], Version: f[1], Arch: f[2], SHA256: f[3]}, nil
 		}

@@ -53,7 +53,7 @@ func pick(recipes []recipe, only string) []recipe {
 	}
 	var kept []recipe
 	for _, r := range recipes {
-		for _, name := range strings.Split(only, ",") {
+		for name := range strings.SplitSeq(only, ",") {
 			if r.Name == name {
 				kept = append(kept, r)
 			}
