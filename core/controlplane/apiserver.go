@@ -46,9 +46,9 @@ func NewAPIServer(runner Runner, args []string, listener net.Listener, probe Pro
 func (*APIServer) Name() string { return "kube-apiserver" }
 
 // Start implements boot.Step.
-func (a *APIServer) Start(context.Context) error {
+func (a *APIServer) Start(ctx context.Context) error {
 	a.log.Info("Running kube-apiserver " + strings.Join(a.args, " "))
-	a.g.start(func(ctx context.Context) error { return a.runner.APIServer(ctx, a.args, a.listener) })
+	a.g.start(ctx, func(ctx context.Context) error { return a.runner.APIServer(ctx, a.args, a.listener) })
 	return nil
 }
 

@@ -22,11 +22,12 @@ var errStopped = errors.New("stopped")
 
 func newGoroutine() *goroutine { return &goroutine{exited: make(chan error, 1)} }
 
-// start launches run; a panic in it becomes its error.
-func (g *goroutine) start(run func(context.Context) error) {
+// start launches run, which outlives ctx but keeps its values; a panic in it
+// becomes its error.
+func (g *goroutine) start(ctx context.Context, run func(context.Context) error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ctx, cancel := context.WithCancelCause(context.Background())
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	g.cancel, g.done = cancel, make(chan struct{})
 	go func(done chan struct{}) {
 		err := guarded(ctx, run)
@@ -62,21 +63,21 @@ func (g *goroutine) stop(ctx context.Context) error {
 	}
 }
 
-// ended returns the component's error if it has ended.
-func (g *goroutine) ended() (error, bool) {
+// ended says whether the component has ended, and with which error.
+func (g *goroutine) ended() (bool, error) {
 	g.mu.Lock()
 	done := g.done
 	g.mu.Unlock()
 	if done == nil {
-		return nil, false
+		return false, nil
 	}
 	select {
 	case <-done:
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		return g.err, true
+		return true, g.err
 	default:
-		return nil, false
+		return false, nil
 	}
 }
 

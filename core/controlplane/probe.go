@@ -23,7 +23,7 @@ func waitReady(ctx context.Context, g *goroutine, probe Probe) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		if err, ended := g.ended(); ended {
+		if ended, err := g.ended(); ended {
 			return fmt.Errorf("exited: %w", err)
 		}
 		if err := probe(ctx); err == nil {

@@ -57,9 +57,9 @@ func newRestarted(name string, run func(context.Context, []string) error, args [
 func (r *Restarted) Name() string { return r.name }
 
 // Start implements boot.Step.
-func (r *Restarted) Start(context.Context) error {
+func (r *Restarted) Start(ctx context.Context) error {
 	r.log.Info("Running " + r.name + " " + strings.Join(r.args, " "))
-	r.g.start(r.supervise)
+	r.g.start(ctx, r.supervise)
 	return nil
 }
 
