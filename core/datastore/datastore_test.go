@@ -21,7 +21,7 @@ import (
 // layout is a data dir with a short run dir: socket paths hold 108 bytes.
 func layout(t *testing.T) datadir.Layout {
 	t.Helper()
-	run, err := os.MkdirTemp("", "kds")
+	run, err := os.MkdirTemp("", "kds") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ const (
 	emulatedEtcd     = "3.6.11"
 	maxMessage       = 2<<20 + 512<<10 // etcd's request limit and gRPC's overhead
 	stopGrace        = 2 * time.Second
-	pingMin          = 5 * time.Second // as etcd's server
+	minPing          = 5 * time.Second // as etcd's server
 )
 
 // Kine is the boot step of the built-in datastore.
@@ -83,7 +83,7 @@ func (k *Kine) Start(ctx context.Context) error {
 	if err := check(ctx, k.layout); err != nil {
 		return err
 	}
-	bctx, cancel := context.WithCancel(context.Background())
+	bctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	wg := &sync.WaitGroup{}
 	backend, err := k.open(bctx, wg, path)
 	if err == nil {
@@ -133,7 +133,7 @@ func (k *Kine) listen(ctx context.Context, backend server.Backend) error {
 	k.server = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(1<<31-1),
 		// The API server pings every 30 s; gRPC's own policy would hang up on it.
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingMin, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 	)
 	server.New(backend, "unix", notifyInterval, emulatedEtcd).Register(k.server)
 	k.serve = make(chan error, 1)
