@@ -64,7 +64,7 @@ func (e *Engine) Name() string { return "addons" }
 
 // Start writes the packaged components into the manifests folder and begins to
 // apply what is there. The API server need not be up.
-func (e *Engine) Start(context.Context) error {
+func (e *Engine) Start(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.started {
@@ -87,7 +87,7 @@ func (e *Engine) Start(context.Context) error {
 	if err != nil {
 		e.cfg.Log.Warn("Changed manifests are applied at the next start only", "reason", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	e.started, e.packaged, e.cancel, e.done = true, wanted, cancel, make(chan struct{})
 	r := &runner{engine: e, inventory: inv, watch: watch, jobs: map[string]*job{}}
 	go func() {
