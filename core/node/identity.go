@@ -18,7 +18,6 @@ import (
 // this server's own leaf certificates and kubeconfigs.
 type identity struct {
 	layout    datadir.Layout
-	token     bootstrap.Token
 	config    config.Server
 	encrypted bool // secrets at rest
 	certs     *pki.Store
@@ -58,7 +57,7 @@ func (i *identity) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.watchExpiry()
+	i.watchExpiry(ctx)
 	return nil
 }
 
@@ -90,9 +89,10 @@ func (i *identity) issue() error {
 	return nil
 }
 
-// watchExpiry renews leaves while the server runs; components reload them.
-func (i *identity) watchExpiry() {
-	ctx, cancel := context.WithCancel(context.Background())
+// watchExpiry renews leaves while the server runs, thus beyond ctx; components
+// reload them.
+func (i *identity) watchExpiry(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	i.cancel, i.renewed = cancel, make(chan struct{})
 	go func() {
 		defer close(i.renewed)

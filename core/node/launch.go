@@ -45,13 +45,13 @@ func launch(s boot.Step, note func(string, time.Duration, error), follows ...awa
 }
 
 // Start implements boot.Step.
-func (l *launched) Start(context.Context) error {
+func (l *launched) Start(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cancel != nil {
 		return fmt.Errorf("%s: already started", l.Name())
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	l.cancel, l.done = cancel, make(chan struct{})
 	go func() {
 		defer close(l.done)
