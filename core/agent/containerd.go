@@ -43,7 +43,6 @@ type Containerd struct {
 	mu          sync.Mutex
 	child       *process.Child
 	snapshotter string
-	stopped     bool
 }
 
 var (

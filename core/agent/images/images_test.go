@@ -147,7 +147,10 @@ func TestWatcherWaitsUntilSettled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	changed := make(chan string, 10)
 	ended := make(chan struct{})
-	go func() { w.run(ctx, func(path string) { changed <- filepath.Base(path) }); close(ended) }()
+	go func() {
+		w.run(ctx, func(path string) { changed <- filepath.Base(path) }, func(err error) { t.Error(err) })
+		close(ended)
+	}()
 	write(t, filepath.Join(dir, "gone.tar"), nil)
 	if err := os.Remove(filepath.Join(dir, "gone.tar")); err != nil {
 		t.Fatal(err)

@@ -99,7 +99,9 @@ func (i *Importer) run(ctx context.Context, client *containerd.Client) {
 	}
 	close(i.first)
 	if watcher != nil {
-		watcher.run(ctx, func(path string) { i.importAndLog(ctx, client, path) })
+		watcher.run(ctx, func(path string) { i.importAndLog(ctx, client, path) }, func(err error) {
+			i.deps.Log.Warn("archives may have been missed, they are imported at the next start", "dir", i.deps.User, "err", err)
+		})
 	}
 }
 

@@ -31,8 +31,8 @@ func newWatcher(dir string) (*watcher, error) {
 }
 
 // run calls changed for each file that has settled, one at a time, until ctx
-// ends. While nothing changes it sleeps.
-func (w *watcher) run(ctx context.Context, changed func(path string)) {
+// ends, and lost when changes went by unseen. While nothing changes it sleeps.
+func (w *watcher) run(ctx context.Context, changed func(path string), lost func(error)) {
 	defer w.notify.Close()
 	pending := map[string]time.Time{}
 	timer := time.NewTimer(0)
@@ -55,8 +55,11 @@ func (w *watcher) run(ctx context.Context, changed func(path string)) {
 			if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
 				delete(pending, event.Name)
 			}
-		case <-w.notify.Errors:
-			// Events were lost; the files are imported at the next start.
+		case err, ok := <-w.notify.Errors:
+			if !ok {
+				return
+			}
+			lost(err)
 		case now := <-timer.C:
 			var next time.Duration
 			for path, due := range pending {
