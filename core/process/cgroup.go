@@ -28,7 +28,7 @@ func cgroupFor(path string, attr *syscall.SysProcAttr) (cgroupJoin, error) {
 	if err := unix.Statfs(path, &fs); err != nil {
 		return cgroupJoin{}, fmt.Errorf("look at cgroup %s: %w", path, err)
 	}
-	switch int64(fs.Type) {
+	switch fs.Type {
 	case unix.CGROUP2_SUPER_MAGIC:
 		dir, err := os.Open(path)
 		if err != nil {

@@ -258,14 +258,16 @@ func (c *Child) end(cmd *exec.Cmd, ended <-chan error) {
 	grace := time.NewTimer(c.spec.StopTimeout)
 	defer grace.Stop()
 	select {
-	case <-ended:
+	case err := <-ended:
+		c.log.Debug("ended on request", "reason", exitReason(err))
 		return
 	case <-c.kill:
 	case <-grace.C:
 	}
 	c.log.Warn("no graceful end, killing", "pid", cmd.Process.Pid, "signal", c.spec.StopSignal)
 	_ = cmd.Process.Kill()
-	<-ended
+	err := <-ended
+	c.log.Debug("killed", "reason", exitReason(err))
 }
 
 func (c *Child) record(pid int) error {
