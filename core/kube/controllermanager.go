@@ -20,10 +20,12 @@ func (*Embedded) ControllerManager(ctx context.Context, args []string) error {
 	}
 	forgetConfigz(app.ConfigzName)
 	err = app.Run(ctx, config.Complete())
-	if ctx.Err() != nil {
-		return nil
+	select {
+	case <-ctx.Done():
+		return nil // however it takes the cancelled context
+	default:
+		return err
 	}
-	return err
 }
 
 func parseControllerManager(args []string) (*options.KubeControllerManagerOptions, error) {
