@@ -209,7 +209,7 @@ func assemble(h header, body []byte) ([]byte, error) {
 // split checks the form, without any key, and returns header and ciphertext.
 func split(blob []byte) (header, []byte, error) {
 	var h header
-	line, rest, found := bytes.Cut(blob[:min(len(blob), maxHeader)], []byte("\n"))
+	line, _, found := bytes.Cut(blob[:min(len(blob), maxHeader)], []byte("\n"))
 	if !found {
 		return h, nil, fmt.Errorf("%w: it has no header", ErrDamaged)
 	}
@@ -223,7 +223,7 @@ func split(blob []byte) (header, []byte, error) {
 	if id.Version != formatVersion {
 		return h, nil, fmt.Errorf("%w: version %d, known is %d; use the release that wrote it, or a newer one", ErrVersion, id.Version, formatVersion)
 	}
-	rest = blob[len(line)+1:]
+	rest := blob[len(line)+1:]
 	if len(rest) < sha256.Size {
 		return h, nil, fmt.Errorf("%w: it is cut off", ErrDamaged)
 	}

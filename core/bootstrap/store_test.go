@@ -226,7 +226,7 @@ func TestStoreRefuses(t *testing.T) {
 		{name: "another token", password: "other", is: ErrWrongToken, text: fingerprint("pw"), hint: "--token"},
 		{
 			name: "another token, same name", password: "pw", is: ErrWrongToken, text: "fingerprint", hint: "--token",
-			damage: func(t *testing.T, kv *memory, l datadir.Layout) {
+			damage: func(t *testing.T, kv *memory, _ datadir.Layout) {
 				kv.data[Prefix+fingerprint("pw")] = KeyValue{Value: mustSeal(t, "unlike", testEntries()), Rev: 9}
 			},
 		},

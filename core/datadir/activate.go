@@ -191,7 +191,7 @@ func (x *activation) removeUnused() error {
 
 // runningFrom returns the versions under data that any process executes.
 func runningFrom(data string) (map[string]bool, error) {
-	real, err := filepath.EvalSymlinks(data)
+	root, err := filepath.EvalSymlinks(data)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +208,7 @@ func runningFrom(data string) (map[string]bool, error) {
 			cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(exe), "cmdline"))
 			target, _, _ = strings.Cut(string(cmdline), "\x00")
 		}
-		if rest, ok := strings.CutPrefix(target, real+"/"); ok {
+		if rest, ok := strings.CutPrefix(target, root+"/"); ok {
 			version, _, _ := strings.Cut(rest, "/")
 			running[version] = true
 		}

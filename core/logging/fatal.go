@@ -37,7 +37,7 @@ type origin struct{ prefix, component string }
 // components returns what a stack is searched for: first for code that only one
 // component has, from the innermost call outwards, then for shared libraries.
 func components() (own, shared []origin) {
-	return []origin{
+	own = []origin{
 		{"github.com/k3s-io/kine/", "kine"},
 		{"k8s.io/kubernetes/cmd/kube-apiserver/", "apiserver"},
 		{"k8s.io/kubernetes/pkg/controlplane", "apiserver"},
@@ -52,10 +52,12 @@ func components() (own, shared []origin) {
 		{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
 		{"k8s.io/kubernetes/cmd/kube-proxy/", "kube-proxy"},
 		{"k8s.io/kubernetes/pkg/proxy", "kube-proxy"},
-	}, []origin{
+	}
+	shared = []origin{
 		{"k8s.io/apiserver/", "apiserver"},
 		{"github.com/containerd/", "containerd"},
 	}
+	return own, shared
 }
 
 // Component names who is at work on a goroutine, from its stack as debug.Stack

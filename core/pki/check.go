@@ -98,7 +98,7 @@ func inspect(name, certFile, keyFile string, now time.Time) (CertStatus, *x509.C
 	certs, err := parseCerts(certPEM)
 	if err != nil {
 		st.Status, st.Reason = StatusInvalid, err.Error()
-		return st, nil, nil
+		return st, nil, nil //nolint:nilerr // that it cannot be read is the answer
 	}
 	cert := certs[0]
 	st.Subject, st.Issuer = subject(cert), "CN="+cert.Issuer.CommonName

@@ -309,13 +309,8 @@ func TestLeavesBeforeAuthorities(t *testing.T) {
 }
 
 func BenchmarkFirstStart(b *testing.B) {
-	root := b.TempDir()
 	for b.Loop() {
-		dir, err := os.MkdirTemp(root, "")
-		if err != nil {
-			b.Fatal(err)
-		}
-		mustBoot(b, testConfig(b, dir))
+		mustBoot(b, testConfig(b, b.TempDir()))
 	}
 }
 

@@ -100,13 +100,15 @@ func Frames(t testing.TB, raw []byte, frameSize int) ([]byte, payload.Index) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer enc.Close()
 	index := payload.Index{SHA256: Sum(raw), Size: int64(len(raw))}
 	var out []byte
 	for part := range slices.Chunk(raw, frameSize) {
 		before := len(out)
 		out = enc.EncodeAll(part, out)
 		index.Frames = append(index.Frames, payload.Frame{Length: int64(len(out) - before), Size: int64(len(part))})
+	}
+	if err := enc.Close(); err != nil {
+		t.Fatal(err)
 	}
 	return out, index
 }
