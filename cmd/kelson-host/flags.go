@@ -28,6 +28,11 @@ func (g *given) Decode(ctx *kong.DecodeContext) error {
 // givenBool is given for flags that stand alone.
 type givenBool struct{ texts []string }
 
+var (
+	_ kong.MapperValue     = (*given)(nil)
+	_ kong.BoolMapperValue = (*givenBool)(nil)
+)
+
 // IsBool tells kong that no value need follow.
 func (*givenBool) IsBool() bool { return true }
 

@@ -33,8 +33,9 @@ func runKubectl(call invocation) error {
 			return config.Hinted(fmt.Errorf("kubectl: no kubeconfig at %s", dirs.kubeconfig),
 				"start a server first, name its data dir with KELSON_DATA_DIR, or set KUBECONFIG")
 		}
-		// kubectl config reads the variable and nothing else.
-		if err := os.Setenv("KUBECONFIG", dirs.kubeconfig); err != nil {
+		// A default of --kubeconfig would be an explicit choice, whose file must
+		// exist, and plugins are told by the variable alone.
+		if err := os.Setenv("KUBECONFIG", dirs.kubeconfig); err != nil { //nolint:forbidigo // this process is kubectl and nothing else
 			return fmt.Errorf("set KUBECONFIG: %w", err)
 		}
 	}

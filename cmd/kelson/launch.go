@@ -32,7 +32,7 @@ const (
 // extraction is when the payload was unpacked; ended is zero if it was there.
 type extraction struct{ began, ended time.Time }
 
-// launch becomes kelson-host; it returns only errors.
+// launch becomes kelson-host; it returns only if that failed, never nil.
 func launch(argv, environ []string) error {
 	started := time.Now()
 	args := argv[1:]

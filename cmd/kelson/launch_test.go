@@ -143,11 +143,8 @@ func TestStartIsRefusedBeforeAnythingChanges(t *testing.T) {
 		t.Skip("SKIPPED: needs root to become another user")
 	}
 	launcher := newLauncher(t, "x")
-	// The other user must be able to reach the file.
-	for dir := filepath.Dir(launcher); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	if err := reachable(filepath.Dir(launcher)); err != nil {
+		t.Fatal(err)
 	}
 	root := filepath.Join(t.TempDir(), "data-dir")
 	r := start(t, launcher, func(c *exec.Cmd) {
@@ -186,6 +183,16 @@ func TestNeutralCommandsMakeNoDataDir(t *testing.T) {
 	}
 }
 
+// reachable lets other users reach a test's folder.
+func reachable(dir string) error {
+	for ; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func TestUserWithoutDataDirGetsOne(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: needs root to become another user")
@@ -193,10 +200,8 @@ func TestUserWithoutDataDirGetsOne(t *testing.T) {
 	launcher := newLauncher(t, "x")
 	home := t.TempDir()
 	for _, d := range []string{filepath.Dir(launcher), home} {
-		for ; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-			if err := os.Chmod(d, 0o755); err != nil {
-				t.Fatal(err)
-			}
+		if err := reachable(d); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := os.Chown(home, 4711, 4711); err != nil {
@@ -215,15 +220,13 @@ func TestUserWithoutDataDirGetsOne(t *testing.T) {
 	if r := start(t, launcher, nil, "server", "-d", root); r.code != 7 {
 		t.Fatalf("%+v", r)
 	}
-	for d := root; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	if err := reachable(root); err != nil {
+		t.Fatal(err)
 	}
 	if r := start(t, launcher, user("/nonexistent"), "version", "-d", root); r.code != 7 || !strings.Contains(r.out, "path "+root) {
 		t.Errorf("what root extracted: %+v", r)
 	}
-	tmp := filepath.Join(os.TempDir(), "kelson-4711")
+	tmp := filepath.Join(os.TempDir(), "kelson-4711") //nolint:usetesting // the launcher's own choice
 	t.Cleanup(func() {
 		if err := os.RemoveAll(tmp); err != nil {
 			t.Error(err)

@@ -17,15 +17,14 @@ import (
 )
 
 func main() {
-	if err := launch(os.Args, os.Environ()); err != nil {
-		fmt.Fprintln(os.Stderr, "kelson:", err)
-		var h interface{ Hint() string }
-		if errors.As(err, &h) {
-			fmt.Fprintln(os.Stderr, "  →", h.Hint())
-		}
-		if _, ok := errors.AsType[*config.UsageError](err); ok {
-			os.Exit(2)
-		}
-		os.Exit(1)
+	err := launch(os.Args, os.Environ())
+	fmt.Fprintln(os.Stderr, "kelson:", err)
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		fmt.Fprintln(os.Stderr, "  →", h.Hint())
 	}
+	if _, ok := errors.AsType[*config.UsageError](err); ok {
+		os.Exit(2)
+	}
+	os.Exit(1)
 }
