@@ -18,6 +18,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -43,6 +44,7 @@ type builder struct {
 	cache   string // Debian packages
 	version versions
 	level   int
+	log     io.Writer
 	only    map[string]bool // stages to run, nil: all
 }
 
@@ -58,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
-	b := &builder{ctx: ctx, dist: *dist, cache: *cache, level: *level}
+	b := &builder{ctx: ctx, dist: *dist, cache: *cache, level: *level, log: os.Stdout}
 	if err := os.MkdirAll(b.out(), 0o755); err != nil {
 		return err
 	}
@@ -106,7 +108,7 @@ func (b *builder) exclusive() (unlock func(), err error) {
 		return nil, err
 	}
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		fmt.Println("build: waiting for another build in", b.dist)
+		fmt.Fprintln(b.log, "build: waiting for another build in", b.dist)
 		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 		}
@@ -123,7 +125,7 @@ func (b *builder) stage(name string, do func() error) error {
 	if err := do(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	fmt.Printf("build: %-9s %6.1fs\n", name, time.Since(start).Seconds())
+	fmt.Fprintf(b.log, "build: %-9s %6.1fs\n", name, time.Since(start).Seconds())
 	return nil
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 // hostLinks are the names by which kelson-host also starts.
-var hostLinks = []string{"kubectl", "ctr", "containerd"}
+func hostLinks() []string { return []string{"kubectl", "ctr", "containerd"} }
 
 // pack lays out dist/payload and packs it.
 func (b *builder) pack() error {
@@ -36,7 +36,7 @@ func (b *builder) pack() error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("build: payload %s: %.1f MB, compressed %.1f MB\n", index.SHA256[:12], mega(index.Size), mega(index.Length()))
+	fmt.Fprintf(b.log, "build: payload %s: %.1f MB, compressed %.1f MB\n", index.SHA256[:12], mega(index.Size), mega(index.Length()))
 	return os.WriteFile(b.out("index.json"), data, 0o644)
 }
 
@@ -75,7 +75,7 @@ func (b *builder) layout(tree string) error {
 			return err
 		}
 	}
-	for _, name := range hostLinks {
+	for _, name := range hostLinks() {
 		if err := os.Symlink("kelson-host", filepath.Join(tree, "bin", name)); err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func (b *builder) layout(tree string) error {
 	if err := os.MkdirAll(filepath.Join(tree, "cni"), 0o755); err != nil {
 		return err
 	}
-	for _, p := range cniPlugins {
+	for _, p := range cniPlugins() {
 		if err := os.Symlink("../bin/cni", filepath.Join(tree, "cni", path.Base(p))); err != nil {
 			return err
 		}
@@ -269,7 +269,7 @@ func (b *builder) join(launcher, out string) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	fmt.Printf("build: %s: %.1f MiB\n", out, float64(st.Size())/(1<<20))
+	fmt.Fprintf(b.log, "build: %s: %.1f MiB\n", out, float64(st.Size())/(1<<20))
 	return os.Rename(out+".tmp", out)
 }
 

@@ -146,8 +146,8 @@ func TestBinariesStandAloneAndSayTheirVersion(t *testing.T) {
 func TestCNIPluginsAnswerByName(t *testing.T) {
 	dir := filepath.Join(payloadDir(t), "cni")
 	plugins, err := os.ReadDir(dir)
-	if err != nil || len(plugins) != len(cniPlugins) {
-		t.Fatalf("%d plugins, err %v, want %d", len(plugins), err, len(cniPlugins))
+	if err != nil || len(plugins) != len(cniPlugins()) {
+		t.Fatalf("%d plugins, err %v, want %d", len(plugins), err, len(cniPlugins()))
 	}
 	for _, p := range plugins {
 		cmd := exec.Command(filepath.Join(dir, p.Name()))
@@ -184,7 +184,7 @@ func TestPayloadIsWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range locked {
-		if _, err := os.Stat(filepath.Join(dir, "etc/licenses/debian", p.Name)); err != nil && !notAux[p.Name] {
+		if _, err := os.Stat(filepath.Join(dir, "etc/licenses/debian", p.Name)); err != nil && !notAux(p.Name) {
 			t.Error(err)
 		}
 	}

@@ -13,20 +13,22 @@ import (
 
 // auxTools are the programs of bin/aux: name → path in the Debian packages.
 // xtables-nft-multi and kmod choose their command by the name they get.
-var auxTools = map[string]string{
-	"nft": "usr/sbin/nft", "ip": "bin/ip", "conntrack": "usr/sbin/conntrack",
-	"mount": "bin/mount", "umount": "bin/umount", "losetup": "sbin/losetup", "blkid": "sbin/blkid",
-	"nsenter": "usr/bin/nsenter", "sysctl": "sbin/sysctl",
-	"modprobe": "bin/kmod", "lsmod": "bin/kmod", "insmod": "bin/kmod", "rmmod": "bin/kmod", "modinfo": "bin/kmod", "depmod": "bin/kmod",
-	"xtables-nft-multi": "usr/sbin/xtables-nft-multi",
-	"iptables":          "usr/sbin/xtables-nft-multi", "iptables-save": "usr/sbin/xtables-nft-multi", "iptables-restore": "usr/sbin/xtables-nft-multi",
-	"ip6tables": "usr/sbin/xtables-nft-multi", "ip6tables-save": "usr/sbin/xtables-nft-multi", "ip6tables-restore": "usr/sbin/xtables-nft-multi",
-	"iptables-nft": "usr/sbin/xtables-nft-multi", "iptables-nft-save": "usr/sbin/xtables-nft-multi", "iptables-nft-restore": "usr/sbin/xtables-nft-multi",
-	"ip6tables-nft": "usr/sbin/xtables-nft-multi", "ip6tables-nft-save": "usr/sbin/xtables-nft-multi", "ip6tables-nft-restore": "usr/sbin/xtables-nft-multi",
+func auxTools() map[string]string {
+	return map[string]string{
+		"nft": "usr/sbin/nft", "ip": "bin/ip", "conntrack": "usr/sbin/conntrack",
+		"mount": "bin/mount", "umount": "bin/umount", "losetup": "sbin/losetup", "blkid": "sbin/blkid",
+		"nsenter": "usr/bin/nsenter", "sysctl": "sbin/sysctl",
+		"modprobe": "bin/kmod", "lsmod": "bin/kmod", "insmod": "bin/kmod", "rmmod": "bin/kmod", "modinfo": "bin/kmod", "depmod": "bin/kmod",
+		"xtables-nft-multi": "usr/sbin/xtables-nft-multi",
+		"iptables":          "usr/sbin/xtables-nft-multi", "iptables-save": "usr/sbin/xtables-nft-multi", "iptables-restore": "usr/sbin/xtables-nft-multi",
+		"ip6tables": "usr/sbin/xtables-nft-multi", "ip6tables-save": "usr/sbin/xtables-nft-multi", "ip6tables-restore": "usr/sbin/xtables-nft-multi",
+		"iptables-nft": "usr/sbin/xtables-nft-multi", "iptables-nft-save": "usr/sbin/xtables-nft-multi", "iptables-nft-restore": "usr/sbin/xtables-nft-multi",
+		"ip6tables-nft": "usr/sbin/xtables-nft-multi", "ip6tables-nft-save": "usr/sbin/xtables-nft-multi", "ip6tables-nft-restore": "usr/sbin/xtables-nft-multi",
+	}
 }
 
-// notAux are pinned packages that serve other builds only.
-var notAux = map[string]bool{"busybox-static": true}
+// notAux tells the pinned packages that serve other builds only.
+func notAux(pkg string) bool { return pkg == "busybox-static" }
 
 // debTree finds files in the unpacked packages.
 type debTree struct {
@@ -48,7 +50,7 @@ func (b *builder) userspace() error {
 		if err != nil {
 			return err
 		}
-		if !notAux[p.Name] {
+		if !notAux(p.Name) {
 			t.pkgs, t.dirs = append(t.pkgs, p), append(t.dirs, dir)
 		}
 	}
@@ -73,17 +75,17 @@ func (b *builder) auxPrograms(t *debTree, aux string) error {
 		return err
 	}
 	var need []string // files whose libraries must be there
-	for tool, from := range auxTools {
-		real := filepath.Base(from)
+	for tool, from := range auxTools() {
+		program := filepath.Base(from)
 		src, err := t.find(from)
 		if err != nil {
 			return err
 		}
-		if err := place(src, filepath.Join(exe, real), 0o755); err != nil {
+		if err := place(src, filepath.Join(exe, program), 0o755); err != nil {
 			return err
 		}
-		if tool != real {
-			if err := os.Symlink(real, filepath.Join(exe, tool)); err != nil {
+		if tool != program {
+			if err := os.Symlink(program, filepath.Join(exe, tool)); err != nil {
 				return err
 			}
 		}
@@ -98,11 +100,11 @@ func (b *builder) auxPrograms(t *debTree, aux string) error {
 	}
 	for _, m := range modules {
 		// Some modules are links to another: libxt_MASQUERADE.so is libxt_NAT.so.
-		real, err := filepath.EvalSymlinks(m)
+		module, err := filepath.EvalSymlinks(m)
 		if err != nil {
 			return fmt.Errorf("module %s: %w", filepath.Base(m), err)
 		}
-		if err := place(real, filepath.Join(lib, "xtables", filepath.Base(m)), 0o644); err != nil {
+		if err := place(module, filepath.Join(lib, "xtables", filepath.Base(m)), 0o644); err != nil {
 			return err
 		}
 	}
@@ -174,12 +176,12 @@ func (t *debTree) find(paths ...string) (string, error) {
 			if _, err := os.Lstat(full); err != nil {
 				continue
 			}
-			real, err := filepath.EvalSymlinks(full)
+			file, err := filepath.EvalSymlinks(full)
 			if err != nil {
 				return "", fmt.Errorf("find %s: %w", p, err)
 			}
 			t.used[t.pkgs[i].Name] = true
-			return real, nil
+			return file, nil
 		}
 	}
 	return "", fmt.Errorf("no package in %s has %s", debianLock, strings.Join(paths, " or "))

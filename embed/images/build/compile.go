@@ -23,7 +23,7 @@ func (b builder) goFiles(ctx context.Context, r recipe) ([]file, error) {
 	for _, x := range r.Go.X {
 		ldflags.WriteString(" -X " + x)
 	}
-	program, err := output(ctx, func(path string) *exec.Cmd {
+	program, err := output(func(path string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags="+goTags,
 			"-ldflags="+ldflags.String(), "-o", path, r.Go.Package)
 		cmd.Dir, cmd.Env = dir, env
@@ -50,7 +50,7 @@ func (b builder) goFiles(ctx context.Context, r recipe) ([]file, error) {
 
 // cFiles compiles the recipe's C file into a static program.
 func (b builder) cFiles(ctx context.Context, r recipe) ([]file, error) {
-	program, err := output(ctx, func(path string) *exec.Cmd {
+	program, err := output(func(path string) *exec.Cmd {
 		args := []string{
 			"-static", "-Os", "-Wall", "-Wextra", "-Werror", "-s", "-ffunction-sections",
 			"-Wl,--gc-sections", "-Wl,--build-id=none", "-o", path,
@@ -77,7 +77,7 @@ func compiler() string {
 }
 
 // output runs a command that writes its result to the path it is given.
-func output(ctx context.Context, command func(path string) *exec.Cmd) ([]byte, error) {
+func output(command func(path string) *exec.Cmd) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "kelson-image-")
 	if err != nil {
 		return nil, err
