@@ -31,7 +31,7 @@ func runServer(ctx context.Context, cfg config.Server, std streams) error {
 	pace := relaxCollector()
 	return node.RunServer(ctx, cfg, node.Deps{
 		OnReady: func() {
-			pace.steady()
+			pace.booted()
 			time.AfterFunc(settlingTime, func() { settling.Set(false) })
 		},
 		Log:       log,
