@@ -141,6 +141,8 @@ disabled_plugins = [
   enable_unprivileged_icmp = {{ .Unprivileged }}
   netns_mounts_under_state_dir = {{ .NetNSUnder }}
   device_ownership_from_security_context = false
+  # kubelet has its own figures; each second, the default, wakes every shim.
+  stats_collect_period = "10s"
 
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = [{{ .CNIBin | quote }}]
