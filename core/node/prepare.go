@@ -26,10 +26,15 @@ const (
 )
 
 func spaceNeeded(layout datadir.Layout) int64 {
-	if _, err := os.Stat(layout.Server("db", "state.db")); err == nil {
+	if hasDatabase(layout) {
 		return restartNeed
 	}
 	return newClusterNeed
+}
+
+func hasDatabase(layout datadir.Layout) bool {
+	_, err := os.Stat(layout.Server("db", "state.db"))
+	return err == nil
 }
 
 // prepared is what is known, held and validated before the first step runs.
@@ -41,6 +46,7 @@ type prepared struct {
 	listener  net.Listener
 	info      agent.NodeInfo
 	token     bootstrap.Token
+	key       func() (*bootstrap.Key, error) // of a new cluster's bootstrap data; nil if there is one already
 	runner    controlplane.Runner
 	store     *datastore.Kine
 	args      arguments
@@ -158,8 +164,13 @@ func (p *prepared) claim(ctx context.Context) (err error) {
 	if err = p.activate(ctx); err != nil {
 		return err
 	}
-	p.token, err = bootstrap.LoadToken(p.layout, p.config.Token)
-	return err
+	if p.token, err = bootstrap.LoadToken(p.layout, p.config.Token); err != nil {
+		return err
+	}
+	if !hasDatabase(p.layout) {
+		p.key = bootstrap.StartKey(p.token.Password)
+	}
+	return nil
 }
 
 // activate makes the running payload the data dir's current one.

@@ -97,7 +97,7 @@ func (s *server) newIdentity() {
 		created: s.store.MarkCreated,
 		shared: bootstrap.NewStore(bootstrap.StoreConfig{
 			KV: datastore.KV{Client: s.store.Client}, Layout: s.layout, Token: s.token, Files: sharedFiles(s.encrypted),
-			Exclusive: true, Log: s.log,
+			Exclusive: true, Key: s.key, Log: s.log,
 		}),
 	}
 }
