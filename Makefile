@@ -62,7 +62,7 @@ lint: ## Run the linters
 	go tool -modfile=.tools/go.mod golangci-lint run ./...
 
 .PHONY: bench
-bench: build ## Measure the budgets of the architecture (as root)
+bench: dist ## Measure the budgets of the architecture on the shipped file (as root)
 	KELSON=$(CURDIR)/dist/kelson go test ./core/internal/bench/... -count=1 -timeout 90m -v -bench . -run '^$$'
 
 .PHONY: clean
