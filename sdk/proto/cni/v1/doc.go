@@ -1,0 +1,3 @@
+// Package cniv1 is the contract of network plugins, generated from cni.proto,
+// which is its specification.
+package cniv1

@@ -1,0 +1,3 @@
+// Package pluginv1 is the base contract of every plugin, generated from
+// plugin.proto, which is its specification.
+package pluginv1
