@@ -92,9 +92,16 @@ func (x *activation) moveLinks() error {
 	return replaceLink(current, x.version)
 }
 
-// cniTarget is where the links in data/cni point: through current, so that
-// they stay right when the version changes.
-const cniTarget = "../current/bin/cni"
+// cniTarget is where a link in data/cni points: through current, so that it
+// stays right when the version changes. name is that of the payload's own link
+// in cni/, which says the program behind it.
+func (x *activation) cniTarget(name string) (string, error) {
+	program, err := os.Readlink(filepath.Join(x.folder(x.version), "cni", name))
+	if err != nil {
+		return "", err
+	}
+	return "../current/" + strings.TrimPrefix(program, "../"), nil
+}
 
 // repairCNI makes data/cni hold a link for each plugin of this version. Links
 // of ours that are no longer meant go; files of others stay, even under the
@@ -111,11 +118,15 @@ func (x *activation) repairCNI() error {
 	var names []string
 	for _, p := range plugins {
 		names = append(names, p.Name())
+		want, err := x.cniTarget(p.Name())
+		if err != nil {
+			return err
+		}
 		link := filepath.Join(dir, p.Name())
 		target, err := os.Readlink(link)
 		switch {
 		case isNotExist(err), err == nil && oursCNI(target):
-			if err := replaceLink(link, cniTarget); err != nil {
+			if err := replaceLink(link, want); err != nil {
 				return err
 			}
 		default:
@@ -142,7 +153,7 @@ func (x *activation) repairCNI() error {
 func oursCNI(target string) bool {
 	rest, ok := strings.CutPrefix(target, "../")
 	version, bin, _ := strings.Cut(rest, "/")
-	return ok && bin == "bin/cni" && (version == "current" || isVersion(version))
+	return ok && strings.HasPrefix(bin, "bin/") && (version == "current" || isVersion(version))
 }
 
 // removeUnused removes versions that are neither this one, nor current, nor

@@ -65,6 +65,8 @@ func files(version string) payloadtest.Files {
 		"bin/cni":         "#!/bin/sh\nexec sleep 1000\n",
 		"cni/bridge":      "→../bin/cni",
 		"cni/portmap":     "→../bin/cni",
+		"bin/kelson-cni":  "#!/bin/sh\n",
+		"cni/kelson-cni":  "→../bin/kelson-cni",
 	}
 }
 
@@ -451,7 +453,7 @@ func TestCNIIsRepairedAndForeignFilesStay(t *testing.T) {
 				t.Errorf("%s: foreign file %s: %q, err %v", round, name, got, err)
 			}
 		}
-		for name, want := range map[string]string{"cni/cilium": "/opt/cilium/cni", "cni/bridge": cniTarget, "cni/vanished": ""} {
+		for name, want := range map[string]string{"cni/cilium": "/opt/cilium/cni", "cni/bridge": "../current/bin/cni", "cni/kelson-cni": "../current/bin/kelson-cni", "cni/vanished": ""} {
 			if got := linkOf(t, root, name); got != want {
 				t.Errorf("%s: %s → %q, want %q", round, name, got, want)
 			}
