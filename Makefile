@@ -12,7 +12,9 @@ ARGS            ?=
 export GOFLAGS := -trimpath -tags=netgo,osusergo,sqlite_omit_load_extension,providerless,urfave_cli_no_docs,no_btrfs,no_devmapper,no_zfs,no_aufs,grpcnotrace,static_build
 
 BUILD    = go run ./embed/build -revision $(KELSON_REVISION)
-DEBS     = gcc libc6-dev libseccomp-dev pkg-config zstd git
+# The last two are for the test of the plugin that is written in Python.
+DEBS     = gcc libc6-dev libseccomp-dev pkg-config zstd git python3-grpcio python3-protobuf
+BUF      = cd sdk/proto && go tool -modfile=../../.tools/buf.mod buf
 # Packages that link neither Kubernetes nor containerd are tested with -race.
 HEAVY    = k8s.io/(kubernetes|apiserver|client-go|kubectl)|containerd/containerd
 PACKAGES = $$(go list -f '{{.ImportPath}}' ./core/... ./cmd/... ./embed/... | grep -v /core/internal/e2e)
@@ -60,6 +62,17 @@ test-e2e: next ## Run the end-to-end tests on dist/kelson (as root)
 .PHONY: lint
 lint: ## Run the linters
 	go tool -modfile=.tools/go.mod golangci-lint run ./...
+	$(BUF) lint
+	$(BUF) breaking --against released.binpb
+
+.PHONY: proto
+proto: ## Generate the code of the plugin contracts from sdk/proto
+	$(BUF) generate
+	$(BUF) build --as-file-descriptor-set --exclude-source-info -o ../samples/python/contract.binpb
+
+.PHONY: proto-release
+proto-release: ## Promise the contracts as they are: what `make lint` compares with from now on
+	$(BUF) build --exclude-source-info -o released.binpb
 
 .PHONY: bench
 bench: dist ## Measure the budgets of the architecture on the shipped file (as root)
