@@ -19,6 +19,8 @@ type clusterReport struct {
 	APIServer  string            `json:"apiServer"` // "ready", or why not
 	Node       string            `json:"node,omitempty"`
 	Components []componentReport `json:"components,omitempty"`
+	// Policies counts NetworkPolicy objects: nothing enforces them.
+	Policies int `json:"networkPoliciesNotEnforced,omitempty"`
 }
 
 // componentReport is one packaged component.
@@ -52,6 +54,9 @@ func probeCluster(ctx context.Context, s status.Status) clusterReport {
 	if err != nil {
 		r.APIServer = fmt.Sprintf("list deployments: %v", err)
 		return r
+	}
+	if policies, err := client.NetworkingV1().NetworkPolicies("").List(ctx, metav1.ListOptions{}); err == nil {
+		r.Policies = len(policies.Items)
 	}
 	for _, name := range s.Components {
 		r.Components = append(r.Components, probeComponent(name, list.Items))
@@ -120,6 +125,9 @@ func (r clusterReport) rows(s status.Status) [][]string {
 			state = "not ready"
 		}
 		rows = append(rows, []string{c.Name, state, fmt.Sprintf("%d/%d pods", c.Ready, c.Desired)})
+	}
+	if r.Policies > 0 {
+		rows = append(rows, []string{"network policies", "not enforced", fmt.Sprintf("%d: all traffic between pods is allowed", r.Policies)})
 	}
 	return rows
 }

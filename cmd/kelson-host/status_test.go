@@ -48,6 +48,7 @@ func cluster(t *testing.T, nodeReady string, ready int) string {
 	}
 	answer("/api/v1/nodes/one", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"one"},"status":{"conditions":[{"type":"Ready","status":%q,"message":"network is not ready"}]}}`, nodeReady)
 	answer("/apis/apps/v1/namespaces/kube-system/deployments", `{"apiVersion":"apps/v1","kind":"DeploymentList","items":[{"metadata":{"name":"coredns"},"spec":{"replicas":1},"status":{"readyReplicas":%d}}]}`, ready)
+	answer("/apis/networking.k8s.io/v1/networkpolicies", `{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicyList","items":[{"metadata":{"name":"deny","namespace":"default"}}]}`)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return server.URL
@@ -105,7 +106,7 @@ func TestStatusTableGolden(t *testing.T) {
 		},
 	}
 	up := statusReport{Running: true, Uptime: "3m0s", Server: &s, Cluster: clusterReport{
-		APIServer: "ready", Node: "ready", Components: []componentReport{{"coredns", 1, 1}, {"metrics-server", 0, 1}},
+		APIServer: "ready", Node: "ready", Components: []componentReport{{"coredns", 1, 1}, {"metrics-server", 0, 1}}, Policies: 2,
 	}}
 	for name, r := range map[string]statusReport{"up": up, "gone": {Server: &s}, "none": {}} {
 		var out bytes.Buffer

@@ -27,8 +27,8 @@ type UpkeepDeps struct {
 }
 
 // Upkeep is the step that keeps a network plugin informed of the cluster's
-// nodes and cleans up behind it: at the start, after each new start of the
-// plugin, and every 15 minutes.
+// nodes, cleans up behind it (at the start, after each new start of the plugin,
+// and every 15 minutes), and says that network policies are not enforced.
 type Upkeep struct {
 	network *Network
 	deps    UpkeepDeps
@@ -55,6 +55,7 @@ func (u *Upkeep) Start(ctx context.Context) error {
 	u.mu.Unlock()
 	u.group.Go(func() { u.perPlugin(ctx, "tell the network plugin of the nodes", u.tell) })
 	u.group.Go(func() { u.perPlugin(ctx, "collect attachments", u.collect) })
+	u.group.Go(func() { u.perPlugin(ctx, "warn of network policies", u.warn) })
 	return nil
 }
 
