@@ -270,7 +270,7 @@ func (d *decoder) secret(n node, path string, out reflect.Value) {
 		d.found = append(d.found, wrong)
 		return
 	}
-	s := &sealed{name: name}
+	s := sealed{name: name}
 	if d.secrets != nil {
 		raw, given := d.secrets[name]
 		if !given {
@@ -281,9 +281,8 @@ func (d *decoder) secret(n node, path string, out reflect.Value) {
 			d.errorf(path, "the value of secret %q is not a JSON string", name)
 			return
 		}
-		s.known = true
 	}
-	out.Set(reflect.ValueOf(Secret{s}))
+	out.Set(reflect.ValueOf(seal(s)))
 }
 
 func join(path, key string) string {

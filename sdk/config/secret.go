@@ -14,39 +14,40 @@ const redacted = "[secret]"
 // logger prints it, not even as part of a struct; Reveal is the only way to it.
 // In a configuration it is given by name, {"secret": "NAME"}; the value comes
 // beside the configuration. The zero value is no secret.
-type Secret struct{ sealed *sealed }
+type Secret struct{ at **sealed }
 
-// sealed is behind a pointer because fmt prints unexported fields without
-// asking their methods; of a pointer inside a struct it prints the address.
-type sealed struct {
-	name, value string
-	known       bool
-}
+// sealed is behind two pointers because fmt prints unexported fields without
+// asking their methods. Through one pointer it would still see: for a verb that
+// does not fit it prints what a pointer to a struct points to.
+type sealed struct{ name, value string }
 
 // NewSecret is a secret of a known value.
 func NewSecret(value string) Secret {
-	return Secret{&sealed{value: value, known: true}}
+	return seal(sealed{value: value})
+}
+
+func seal(s sealed) Secret {
+	at := &s
+	return Secret{&at}
+}
+
+// open is what the secret holds, nothing for the zero value.
+func (s Secret) open() sealed {
+	if s.at == nil {
+		return sealed{}
+	}
+	return **s.at
 }
 
 // Reveal is the value, "" if there is none.
-func (s Secret) Reveal() string {
-	if s.sealed == nil {
-		return ""
-	}
-	return s.sealed.value
-}
+func (s Secret) Reveal() string { return s.open().value }
 
 // Name is the name by which the configuration refers to the secret.
-func (s Secret) Name() string {
-	if s.sealed == nil {
-		return ""
-	}
-	return s.sealed.name
-}
+func (s Secret) Name() string { return s.open().name }
 
 // IsSet tells whether the configuration gives this secret. While it is only
 // validated, a secret that is set may have no value yet.
-func (s Secret) IsSet() bool { return s.sealed != nil }
+func (s Secret) IsSet() bool { return s.at != nil }
 
 // Equal compares name and value, in constant time for the value.
 func (s Secret) Equal(other Secret) bool {
@@ -69,8 +70,7 @@ func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `
 
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-func (s *sealed) String() string { return redacted }
+// For printers that follow pointers and call methods of unexported fields.
+func (s sealed) String() string { return redacted }
 
-func (s *sealed) GoString() string { return redacted }
-
-func (s *sealed) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) } //nolint:errcheck // a fmt.State takes all
+func (s sealed) GoString() string { return redacted }
