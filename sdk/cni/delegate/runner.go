@@ -51,9 +51,9 @@ func (r *runner) ExecPlugin(ctx context.Context, program string, stdin []byte, e
 	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
 	c.WaitDelay = waitDelay
 	if err := c.Run(); err != nil {
-		return nil, failure(err, stdout.Bytes(), stderr.Bytes())
+		return nil, failure(err, stdout.buffer.Bytes(), stderr.buffer.Bytes())
 	}
-	return stdout.Bytes(), nil
+	return stdout.buffer.Bytes(), nil
 }
 
 func (r *runner) environment(from []string) []string {
@@ -80,11 +80,11 @@ func failure(err error, stdout, stderr []byte) error {
 }
 
 // bounded is a buffer that takes a megabyte.
-type bounded struct{ bytes.Buffer }
+type bounded struct{ buffer bytes.Buffer }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxOutput {
+	if b.buffer.Len()+len(p) > maxOutput {
 		return 0, errors.New("plugin says more than 1 MiB")
 	}
-	return b.Buffer.Write(p)
+	return b.buffer.Write(p)
 }

@@ -49,7 +49,8 @@ type Record struct {
 // Dir is a folder of records: of attachments, or the journal.
 type Dir string
 
-// Put writes r, replacing what was there. It is on the disk when Put returns.
+// Put writes r, replacing what was there, and makes the folder if needed. It is
+// on the disk when Put returns.
 func (d Dir) Put(r Record) error {
 	name, err := fileName(r.ContainerID, r.IfName)
 	if err != nil {
@@ -60,7 +61,13 @@ func (d Dir) Put(r Record) error {
 	}
 	path := filepath.Join(string(d), name)
 	temp := filepath.Join(string(d), "."+name+"."+strconv.Itoa(os.Getpid()))
-	if err := write(temp, r.Marshal()); err != nil {
+	err = write(temp, r.Marshal())
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(string(d), 0o700); err == nil {
+			err = write(temp, r.Marshal())
+		}
+	}
+	if err != nil {
 		os.Remove(temp)
 		return err
 	}
