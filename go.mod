@@ -42,6 +42,7 @@ require (
 )
 
 require (
+	github.com/alexflint/go-filemutex v1.3.0 // indirect
 	github.com/avast/retry-go/v5 v5.0.0 // indirect
 	github.com/flannel-io/flannel v0.28.10 // indirect
 	github.com/google/renameio/v2 v2.0.2 // indirect
