@@ -262,7 +262,7 @@ func (n *Node) CNI(verb frame.Verb, container string, netns string, extra map[st
 	}
 	request := frame.Request{
 		Verb: verb, Deadline: commandDeadline, Stdin: stdin,
-		Env: []string{"CNI_CONTAINERID=" + container, "CNI_IFNAME=eth0", "CNI_NETNS=" + netns, "CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + container},
+		Env: []string{"CNI_CONTAINERID=" + container, "CNI_IFNAME=eth0", "CNI_NETNS=" + netns, "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + container},
 	}
 	raw, err := request.Append(nil)
 	if err != nil {
