@@ -68,7 +68,7 @@ lint: ## Run the linters
 .PHONY: proto
 proto: ## Generate the code of the plugin contracts from sdk/proto
 	$(BUF) generate
-	$(BUF) build --as-file-descriptor-set --exclude-source-info -o ../samples/python/contract.binpb
+	$(BUF) build --as-file-descriptor-set --exclude-source-info -o ../samples/python/pybridge/contract.binpb
 
 .PHONY: proto-release
 proto-release: ## Promise the contracts as they are: what `make lint` compares with from now on

@@ -35,6 +35,7 @@ import (
 var update = flag.Bool("update", false, "write plugin.yaml anew")
 
 const (
+	folder      = "pybridge"         // of the plugin
 	interpreter = "/usr/bin/python3" // as in the first line of pybridge.py
 	deadline    = 30 * time.Second
 )
@@ -45,7 +46,7 @@ func program(t *testing.T) string {
 	if out, err := exec.Command(interpreter, "-I", "-c", "import grpc, google.protobuf.message_factory").CombinedOutput(); err != nil {
 		t.Skipf("needs the Debian packages python3-grpcio and python3-protobuf (make deps): %s %v", lastLine(out), err)
 	}
-	path, err := filepath.Abs("pybridge.py")
+	path, err := filepath.Abs(filepath.Join(folder, "pybridge.py"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,13 +143,15 @@ func agree(t *testing.T, got *pluginv1.DescribeResponse) {
 	}
 }
 
+func manifestPath() string { return filepath.Join(folder, manifest.FileName) }
+
 func readManifest(t *testing.T) manifest.Manifest {
 	t.Helper()
-	raw, err := os.ReadFile(manifest.FileName)
+	raw, err := os.ReadFile(manifestPath())
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := manifest.Parse(raw, manifest.FileName)
+	m, err := manifest.Parse(raw, manifestPath())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,14 +160,14 @@ func readManifest(t *testing.T) manifest.Manifest {
 
 // TestManifest keeps the digests of plugin.yaml right; -update writes them.
 func TestManifest(t *testing.T) {
-	raw, err := os.ReadFile(manifest.FileName)
+	raw, err := os.ReadFile(manifestPath())
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(raw)
 	m := readManifest(t)
 	for name, want := range m.Files {
-		content, err := os.ReadFile(name)
+		content, err := os.ReadFile(filepath.Join(folder, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +179,7 @@ func TestManifest(t *testing.T) {
 		text = strings.ReplaceAll(text, want, found)
 	}
 	if *update {
-		if err := os.WriteFile(manifest.FileName, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(manifestPath(), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,7 +187,7 @@ func TestManifest(t *testing.T) {
 
 // TestContract compares contract.binpb with the contract that Go compiles.
 func TestContract(t *testing.T) {
-	raw, err := os.ReadFile("contract.binpb")
+	raw, err := os.ReadFile(filepath.Join(folder, "contract.binpb"))
 	if err != nil {
 		t.Fatal(err)
 	}
