@@ -28,7 +28,7 @@ import (
 func serve(t *testing.T) (*sample.Sample, pluginv1.PluginClient) {
 	t.Helper()
 	s := &sample.Sample{Stderr: io.Discard}
-	return s, plugintest.Serve(t, plugin.New(s)).Plugin
+	return s, plugintest.Serve(t, sample.New(s)).Plugin
 }
 
 func TestDescribe(t *testing.T) {

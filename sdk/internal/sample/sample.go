@@ -39,37 +39,6 @@ type Sample struct {
 	drains int
 }
 
-// Fault names a way to break the contract.
-type Fault string
-
-// The faults.
-const (
-	FaultDescribe   Fault = "describe"    // another version at each call
-	FaultName       Fault = "name"        // a name that is none
-	FaultSchema     Fault = "schema"      // a schema that is none
-	FaultLax        Fault = "lax"         // takes unknown keys and wrong types
-	FaultPathless   Fault = "pathless"    // remarks without a path
-	FaultTwice      Fault = "twice"       // a second Configure fails
-	FaultHang       Fault = "hang"        // Configure ignores its context
-	FaultSilent     Fault = "silent"      // Health sends nothing
-	FaultReason     Fault = "reason"      // a condition without a proper reason
-	FaultLeak       Fault = "leak"        // logs the secret
-	FaultLeakMetric Fault = "leak-metric" // a metric with the secret
-	FaultDrain      Fault = "drain"       // Drain never returns
-	FaultSigterm    Fault = "sigterm"     // SIGTERM is ignored
-	FaultSocket     Fault = "socket"      // leaves a file in the socket's folder
-	FaultOrphan     Fault = "orphan"      // outlives its host
-	FaultMortal     Fault = "mortal"      // dies with its host although of the node
-)
-
-// Faults are all of them.
-func Faults() []Fault {
-	return []Fault{
-		FaultDescribe, FaultName, FaultSchema, FaultLax, FaultPathless, FaultTwice, FaultHang, FaultSilent, FaultReason,
-		FaultLeak, FaultLeakMetric, FaultDrain, FaultSigterm, FaultSocket, FaultOrphan, FaultMortal,
-	}
-}
-
 // Info describes the plugin.
 func (*Sample) Info() plugin.Info {
 	return plugin.Info{
@@ -101,11 +70,12 @@ func (s *Sample) Configure(ctx context.Context, c Config, h plugin.Host) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls++
-	if s.Fault == FaultTwice && s.calls > 1 {
-		return errors.New("configured already")
-	}
 	if s.Fault == FaultHang {
-		<-context.WithoutCancel(ctx).Done()
+		select {
+		case <-ctx.Done():
+			<-context.WithoutCancel(ctx).Done()
+		case <-time.After(time.Second):
+		}
 	}
 	if s.Fault == FaultLeak {
 		fmt.Fprintln(s.Stderr, "password is", c.Password.Reveal())
