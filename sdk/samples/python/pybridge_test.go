@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/kelson-io/kelson/sdk/manifest"
+	"github.com/kelson-io/kelson/sdk/plugintest"
 	cniv1 "github.com/kelson-io/kelson/sdk/proto/cni/v1"
 	pluginv1 "github.com/kelson-io/kelson/sdk/proto/plugin/v1"
 )
@@ -67,6 +68,13 @@ func socketDir(t *testing.T) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// TestConform is the kit that judges every plugin.
+func TestConform(t *testing.T) {
+	plugintest.Conform(t, plugintest.Program{
+		Path: program(t), Lifetime: readManifest(t).Lifetime, Config: json.RawMessage(`{"bridge":"conform0","mtu":1400}`),
+	})
 }
 
 // connect is what go-plugin's client asks for.

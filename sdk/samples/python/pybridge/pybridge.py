@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -86,9 +87,13 @@ class CNIError(Exception):
 
 def diagnose(raw):
     """Returns the configuration with its defaults, and [(path, summary, hint)]."""
+    def unique(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
     try:
-        config = json.loads(raw or b"{}")
-    except ValueError as e:
+        config = json.loads(raw or b"{}", object_pairs_hook=unique)
+    except (ValueError, RecursionError) as e:
         return None, [("", f"not JSON: {e}", "")]
     if not isinstance(config, dict):
         return None, [("", "not an object", "write {…}")]
@@ -473,7 +478,7 @@ class Network:
         try:
             config = json.loads(stdin or b"{}")
             version = config.get("cniVersion")
-        except (ValueError, AttributeError):
+        except (ValueError, RecursionError, AttributeError):
             raise CNIError(6, "the network configuration is not a JSON object") from None
         if verb == "VERSION":
             return {"cniVersion": CNI_VERSIONS[-1], "supportedVersions": CNI_VERSIONS}
@@ -598,17 +603,28 @@ def handlers(implementations):
     yield grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": serving})
 
 
+def await_end(wake, parent, lives_on):
+    """Returns at SIGTERM, or when the host is gone and the plugin is not to outlive it."""
+    mode = os.fstat(0).st_mode
+    watched = [wake] + ([0] if not lives_on and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) else [])
+    while lives_on or os.getppid() == parent:
+        ready, _, _ = select.select(watched, [], [], 1)
+        if wake in ready and signal.SIGTERM in os.read(wake, 64) or 0 in ready and not os.read(0, 4096):
+            return
+
+
 def main():
     if os.environ.get("KELSON_PLUGIN") != "kelson.plugin.v1":
         sys.exit(f"{NAME} {VERSION}: {SUMMARY}\nIt is a plugin of kind {KIND}, which Kelson starts: kelson plugin install FOLDER")
     if "1" not in os.environ.get("PLUGIN_PROTOCOL_VERSIONS", "1").split(","):
         sys.exit("pybridge: the host does not speak version 1 of the plugin contract")
-    ended, parent, lives_on = threading.Event(), os.getppid(), os.environ.get("KELSON_PLUGIN_LIFETIME") == "node"
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    parent, lives_on = os.getppid(), os.environ.get("KELSON_PLUGIN_LIFETIME") == "node"
+    wake, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken)  # gets the number of each signal, whatever thread it meets
+    signal.signal(signal.SIGTERM, lambda *_: None)
     for other in (signal.SIGINT, signal.SIGHUP):  # the terminal's, for the host
         signal.signal(other, signal.SIG_IGN)
-    if not lives_on and (stat.S_ISFIFO(mode := os.fstat(0).st_mode) or stat.S_ISSOCK(mode)):
-        threading.Thread(target=lambda: (sys.stdin.buffer.read(), ended.set()), daemon=True).start()
     os.umask(0o077)
     load_contract()
     network = Network()
@@ -624,10 +640,7 @@ def main():
     os.chmod(path, 0o600)
     print(f"1|1|unix|{path}|grpc|", flush=True)
     os.dup2(2, 1)  # nobody reads the standard output any more
-    while not ended.wait(1):
-        if not lives_on and os.getppid() != parent:
-            log("warn", "the host is gone")
-            break
+    await_end(wake, parent, lives_on)
     with contextlib.suppress(Refused):
         network.base.finish(5)
     server.stop(1).wait()
