@@ -127,7 +127,7 @@ func (p *Plugin) Start(ctx context.Context) (cni.Started, error) {
 	if p.stop == nil {
 		p.stop = p.mending()
 	}
-	return cni.Started{MTU: want.podMTU(), Published: publish(p.session.manager.published(), familiesOf(setup.Node.PodCIDRs))}, nil
+	return cni.Started{MTU: want.podMTU(), Published: publish(p.session.manager.published(), familiesOf(want.podCIDRs))}, nil
 }
 
 // spec is what the backend is to be; mu is held.
@@ -144,7 +144,7 @@ func (p *Plugin) spec(s cni.Setup) (spec, error) {
 	out := spec{
 		backendType: p.config.backendType(), uplink: up, mtu: up.mtu, vni: p.config.VNI, port: p.config.port(),
 		directRouting: p.config.DirectRouting && p.config.Backend == backendVXLAN,
-		podCIDRs:      s.Node.PodCIDRs, clusterCIDRs: s.ClusterCIDRs, claim: p.Claim(s),
+		podCIDRs:      up.reaches(s.Node.PodCIDRs), clusterCIDRs: s.ClusterCIDRs, claim: p.Claim(s),
 	}
 	if len(out.clusterCIDRs) == 0 {
 		out.clusterCIDRs = s.Node.PodCIDRs
@@ -233,6 +233,9 @@ func (p *Plugin) route(ctx context.Context) {
 	}
 	if err := p.session.apply(ctx, leases); err != nil {
 		bad = append(bad, err.Error())
+	}
+	if setup, err := p.Node(); err == nil && len(leases) > 0 && len(setup.Node.PodCIDRs) > len(p.session.spec.podCIDRs) {
+		bad = append(bad, fmt.Sprintf("%s has an address of one family only: pods reach other nodes in that one", p.session.spec.uplink.name))
 	}
 	p.report(bad)
 }

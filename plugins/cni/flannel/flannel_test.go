@@ -226,7 +226,8 @@ func TestUplink(t *testing.T) {
 		{"by address", "", []netip.Addr{a("192.0.2.9")}, families{v4: true}, "up0", a("192.0.2.9"), none, ""},
 		{"dual stack", "", []netip.Addr{a("192.0.2.1"), a("fd12::1")}, families{true, true}, "up0", a("192.0.2.1"), a("fd12::1"), ""},
 		{"by name", "up1", []netip.Addr{a("192.0.2.1")}, families{v4: true}, "up1", a("198.51.100.1"), none, ""},
-		{"a family is missing", "up1", nil, families{true, true}, "", none, none, "no IPv6 address"},
+		{"a family is missing", "up1", nil, families{true, true}, "up1", a("198.51.100.1"), none, ""},
+		{"the family is missing", "up1", nil, families{v6: true}, "", none, none, "no address"},
 		{"no such interface", "up7", nil, families{v4: true}, "", none, none, "there is no up7"},
 		{"no such address", "", []netip.Addr{a("203.0.113.1")}, families{v4: true}, "", none, none, "none has"},
 	} {

@@ -209,3 +209,38 @@ func TestSwap(t *testing.T) {
 		t.Errorf("left behind:\n%s", diff)
 	}
 }
+
+// TestOneFamily: nodes without IPv6 run dual-stack pods, who reach each other in
+// both families on their node and by IPv4 elsewhere; the plugin says so.
+func TestOneFamily(t *testing.T) {
+	p := newPair(t)
+	for _, n := range []*nettest.Node{p.a, p.b} {
+		n.Run("ip", "-6", "address", "flush", "dev", "eth0", "scope", "global")
+		n.Setup.Node.Addresses = n.Setup.GetNode().GetAddresses()[:1]
+	}
+	p.a.Launch(`{}`)
+	flight, err := p.a.Network.Preflight(p.a.Context(), &cniv1.PreflightRequest{Node: p.a.Setup.GetNode()})
+	if err != nil || len(flight.GetProblems()) != 1 || !flight.GetProblems()[0].GetWarning() {
+		t.Errorf("preflight: %v %v", flight, err)
+	}
+	p.b.Launch(`{}`)
+	sa, sb := p.a.Restart(), p.b.Restart()
+	if sa.GetMtu() != 1450 {
+		t.Errorf("mtu %d", sa.GetMtu())
+	}
+	p.a.Tell(&cniv1.TopologyRequest{Complete: true})
+	if h := p.a.Health(); h.GetState() != pluginv1.HealthResponse_STATE_READY {
+		t.Errorf("alone: %v", h)
+	}
+	p.a.Tell(&cniv1.TopologyRequest{Complete: true, Nodes: []*cniv1.Node{peerOf(p.b, sb)}})
+	p.b.Tell(&cniv1.TopologyRequest{Complete: true, Nodes: []*cniv1.Node{peerOf(p.a, sa)}})
+	if h := p.a.Health(); h.GetState() != pluginv1.HealthResponse_STATE_DEGRADED || !strings.Contains(h.GetMessage(), "one family") {
+		t.Errorf("with others: %v", h)
+	}
+	one, two, other := p.a.AddPod("one", nil), p.a.AddPod("two", nil), p.b.AddPod("other", nil)
+	reach(t, one, two, 1450)
+	one.Reaches(t, other.IPs[0], 1450)
+	if len(one.IPs) != 2 {
+		t.Errorf("addresses %v", one.IPs)
+	}
+}

@@ -32,10 +32,18 @@ func preflight(c Config, node cni.Node) []cni.Problem {
 			})
 		}
 	}
-	if len(node.PodCIDRs) > 0 && len(node.Addresses) > 0 {
-		if _, err := findUplink(c.Interface, node.Addresses, familiesOf(node.PodCIDRs)); errors.Is(err, errNoUplink) && c.Interface != "" {
-			out = append(out, cni.Problem{Summary: err.Error(), Hint: "name another interface with the key interface (flannel-iface)"})
-		}
+	if len(node.PodCIDRs) == 0 || len(node.Addresses) == 0 {
+		return out
+	}
+	up, err := findUplink(c.Interface, node.Addresses, familiesOf(node.PodCIDRs))
+	switch {
+	case errors.Is(err, errNoUplink) && c.Interface != "":
+		out = append(out, cni.Problem{Summary: err.Error(), Hint: "name another interface with the key interface (flannel-iface)"})
+	case err == nil && len(up.reaches(node.PodCIDRs)) < len(node.PodCIDRs):
+		out = append(out, cni.Problem{
+			Warning: true, Summary: fmt.Sprintf("%s has an address of one family only: pods will reach other nodes in that one", up.name),
+			Hint: "give the interface an address of the other family, or name another interface",
+		})
 	}
 	return out
 }

@@ -46,7 +46,7 @@ type spec struct {
 	vni           int
 	port          int
 	directRouting bool
-	podCIDRs      []netip.Prefix
+	podCIDRs      []netip.Prefix // of this node, as far as the uplink has the family
 	clusterCIDRs  []netip.Prefix
 	claim         podnet.Claim
 }

@@ -19,7 +19,19 @@ type uplink struct {
 	name   string
 	index  int
 	mtu    int
-	v4, v6 netip.Addr // invalid where the family is not needed
+	v4, v6 netip.Addr // invalid where the family is not needed or not there
+}
+
+// reaches are those of the ranges that have a way to other nodes: their family
+// is the uplink's, too.
+func (u uplink) reaches(cidrs []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, cidr := range cidrs {
+		if cidr.Addr().Is4() && u.v4.IsValid() || cidr.Addr().Is6() && u.v6.IsValid() {
+			out = append(out, cidr)
+		}
+	}
+	return out
 }
 
 // external is the uplink as flannel takes it, with the given MTU.
@@ -40,8 +52,8 @@ func (u uplink) external(mtu int) *backend.ExternalInterface {
 }
 
 // findUplink finds the interface with the wanted name; without a name, the one
-// that has the first of the node's addresses. It must have an address of each
-// needed family, those of the node first.
+// that has the first of the node's addresses. It must have an address of one of
+// the needed families; those of the node are preferred.
 func findUplink(name string, addresses []netip.Addr, need families) (uplink, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -62,11 +74,8 @@ func findUplink(name string, addresses []netip.Addr, need families) (uplink, err
 		if need.v6 {
 			u.v6 = choose(have, addresses, netip.Addr.Is6)
 		}
-		switch {
-		case need.v4 && !u.v4.IsValid():
-			return uplink{}, fmt.Errorf("%w: %s has no IPv4 address, which the pods' range needs", errNoUplink, u.name)
-		case need.v6 && !u.v6.IsValid():
-			return uplink{}, fmt.Errorf("%w: %s has no IPv6 address, which the pods' range needs", errNoUplink, u.name)
+		if !u.v4.IsValid() && !u.v6.IsValid() {
+			return uplink{}, fmt.Errorf("%w: %s has no address of the pods' families", errNoUplink, u.name)
 		}
 		return u, nil
 	}
