@@ -77,12 +77,13 @@ func active(r *Record) string {
 	if g.Good != nil {
 		text += ", ran well"
 	}
+	parts := []string{text}
 	for _, o := range r.Generations {
 		if o.Failed != "" {
-			text += fmt.Sprintf("; %d failed: %s", o.Generation, o.Failed)
+			parts = append(parts, fmt.Sprintf("%d failed: %s", o.Generation, o.Failed))
 		}
 	}
-	return text
+	return strings.Join(parts, "; ")
 }
 
 // run adds the steps that execute the program.

@@ -2,8 +2,6 @@ package catalog
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -141,12 +139,6 @@ func (s source) open(ctx context.Context, tmp string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("download %s: %w", s.text, err), f.Close())
 	}
 	return f, nil
-}
-
-// sha256Of is the digest of bytes in hex.
-func sha256Of(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
 }
 
 // syncTree makes a folder's files and entries durable.

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,9 +57,7 @@ func (s sample) files(t *testing.T) map[string]string {
 		Requests:     manifest.Requests{Network: true},
 	}
 	out := map[string]string{"hello": s.program()}
-	for name, text := range s.extra {
-		out[name] = text
-	}
+	maps.Copy(out, s.extra)
 	for name, text := range out {
 		m.Files[name] = "sha256:" + sum(text)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -246,10 +245,4 @@ func readSecret(path string) (string, error) {
 		return strings.TrimRight(string(data), "\r\n"), nil
 	}
 	return "", e
-}
-
-// installedAt reports whether path is a plugin's folder below plugins/.
-func (c *Catalog) installedAt(path string) bool {
-	rel, err := filepath.Rel(c.plugins(), path)
-	return err == nil && filepath.IsLocal(rel) && strings.Count(filepath.ToSlash(rel), "/") == 2
 }

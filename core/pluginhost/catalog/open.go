@@ -44,11 +44,11 @@ func withPlugin(err error, name string) error {
 
 // openOwned opens a file that only root or this user can change, and hashes it.
 func openOwned(path string) (*os.File, string, error) {
-	real, err := ownedFolder(filepath.Dir(path))
+	dir, err := ownedFolder(filepath.Dir(path))
 	if err != nil {
 		return nil, "", err
 	}
-	path = filepath.Join(real, filepath.Base(path))
+	path = filepath.Join(dir, filepath.Base(path))
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ELOOP):
@@ -86,11 +86,11 @@ func digest(f *os.File) (string, error) {
 // ownedFolder returns the folder without symbolic links, when nobody but root
 // and this user can change what a path through it means.
 func ownedFolder(dir string) (string, error) {
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return "", &Refused{Step: "open", File: dir, Err: err, Remedy: "install the plugin again"}
 	}
-	for at := real; ; at = filepath.Dir(at) {
+	for at := resolved; ; at = filepath.Dir(at) {
 		var st unix.Stat_t
 		if err := unix.Lstat(at, &st); err != nil {
 			return "", fmt.Errorf("stat %s: %w", at, err)
@@ -99,7 +99,7 @@ func ownedFolder(dir string) (string, error) {
 			return "", err
 		}
 		if at == filepath.Dir(at) {
-			return real, nil
+			return resolved, nil
 		}
 	}
 }

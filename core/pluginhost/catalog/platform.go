@@ -46,7 +46,7 @@ func runnable(f *os.File) error {
 // loader returns the interpreter that the file names, "" if it needs none.
 func loader(f *os.File, e *Refused) (string, error) {
 	head := make([]byte, 256)
-	n, err := f.ReadAt(head, 0)
+	n, _ := f.ReadAt(head, 0)
 	if n < 4 {
 		e.Expected, e.Found, e.Remedy = "a program", "a file of "+fmt.Sprint(n)+" bytes", "install the plugin again"
 		return "", e

@@ -134,21 +134,21 @@ func answer(ctx context.Context, f *os.File, args []string) ([]byte, error) {
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("no answer within %v", probeTime)
 		case err != nil:
-			return nil, fmt.Errorf("%w: %s", err, lastLine(notes.Bytes()))
+			return nil, fmt.Errorf("%w: %s", err, lastLine(notes.kept.Bytes()))
 		}
-		return out.Bytes(), nil
+		return out.kept.Bytes(), nil
 	}
 	return nil, errors.ErrUnsupported
 }
 
 // bounded keeps what is written to it, up to a limit.
-type bounded struct{ bytes.Buffer }
+type bounded struct{ kept bytes.Buffer }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxAnswer {
+	if b.kept.Len()+len(p) > maxAnswer {
 		return 0, fmt.Errorf("more than %d bytes", maxAnswer)
 	}
-	return b.Buffer.Write(p)
+	return b.kept.Write(p)
 }
 
 func lastLine(out []byte) string {
@@ -189,9 +189,9 @@ func handshake(ctx context.Context, f *os.File, args []string) (detail string, e
 	parts := strings.Split(strings.TrimSpace(line), "|")
 	switch {
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("no handshake within %v: %s", probeTime, lastLine(notes.Bytes()))
+		return "", fmt.Errorf("no handshake within %v: %s", probeTime, lastLine(notes.kept.Bytes()))
 	case readErr != nil:
-		return "", fmt.Errorf("ended before its handshake: %s", lastLine(notes.Bytes()))
+		return "", fmt.Errorf("ended before its handshake: %s", lastLine(notes.kept.Bytes()))
 	case len(parts) < 5 || parts[0] != "1" || parts[1] != "1" || parts[2] != "unix" || parts[4] != "grpc":
 		return "", fmt.Errorf("expected the handshake 1|1|unix|SOCKET|grpc, found %.100q", strings.TrimSpace(line))
 	}
