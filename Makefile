@@ -15,6 +15,7 @@ BUILD    = go run ./embed/build -revision $(KELSON_REVISION)
 # The last two are for the test of the plugin that is written in Python.
 DEBS     = gcc libc6-dev libseccomp-dev pkg-config zstd git python3-grpcio python3-protobuf
 BUF      = cd sdk/proto && go tool -modfile=../../.tools/buf.mod buf
+CONTRACT = $(BUF) build --as-file-descriptor-set --exclude-source-info
 # Packages that link neither Kubernetes nor containerd are tested with -race.
 HEAVY    = k8s.io/(kubernetes|apiserver|client-go|kubectl)|containerd/containerd
 PACKAGES = $$(go list -f '{{.ImportPath}}' ./core/... ./cmd/... ./embed/... | grep -v /core/internal/e2e)
@@ -64,11 +65,12 @@ lint: ## Run the linters
 	go tool -modfile=.tools/go.mod golangci-lint run ./...
 	$(BUF) lint
 	$(BUF) breaking --against released.binpb
+	@$(CONTRACT) -o -#format=binpb | cmp - ../samples/python/pybridge/contract.binpb || { echo "sdk/proto has changed: run make proto"; exit 1; }
 
 .PHONY: proto
 proto: ## Generate the code of the plugin contracts from sdk/proto
 	$(BUF) generate
-	$(BUF) build --as-file-descriptor-set --exclude-source-info -o ../samples/python/pybridge/contract.binpb
+	$(CONTRACT) -o ../samples/python/pybridge/contract.binpb
 
 .PHONY: proto-release
 proto-release: ## Promise the contracts as they are: what `make lint` compares with from now on
