@@ -22,7 +22,7 @@ type conn struct {
 	end time.Time
 }
 
-func (c *conn) close() { syscall.Close(c.fd) }
+func (c *conn) close() { _ = syscall.Close(c.fd) }
 
 // dial connects, trying again while nobody listens until wait is over.
 func (s *shim) dial(path string, wait time.Duration) (*conn, error) {
@@ -31,7 +31,7 @@ func (s *shim) dial(path string, wait time.Duration) (*conn, error) {
 		if err == nil {
 			return c, nil
 		}
-		switch err {
+		switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 		case syscall.ENOENT, syscall.ECONNREFUSED, syscall.EAGAIN, syscall.ENOTSOCK, syscall.EPROTOTYPE:
 			if !time.Now().Before(end) {
 				return nil, errAway
@@ -53,7 +53,7 @@ func connect(path string, limit time.Duration) (*conn, error) {
 		if err = c.timeout(syscall.SO_SNDTIMEO); err == nil {
 			err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
 		}
-		if err != syscall.EINTR {
+		if !errors.Is(err, syscall.EINTR) {
 			break
 		}
 	}
@@ -100,7 +100,7 @@ func (c *conn) send(raw []byte) error {
 			return err
 		}
 		n, err := syscall.SendmsgN(c.fd, raw, nil, nil, syscall.MSG_NOSIGNAL)
-		if err != nil && err != syscall.EINTR {
+		if err != nil && !errors.Is(err, syscall.EINTR) {
 			return outcome(err)
 		}
 		raw = raw[max(n, 0):]
@@ -116,7 +116,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		n, err := syscall.Read(c.fd, p)
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 		case err != nil:
 			return 0, outcome(err)
 		case n == 0 && len(p) > 0:
@@ -128,7 +128,7 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func outcome(err error) error {
-	switch err {
+	switch errno, _ := errors.AsType[syscall.Errno](err); errno {
 	case syscall.EAGAIN:
 		return errSilent
 	case syscall.EPIPE, syscall.ECONNRESET:

@@ -101,12 +101,11 @@ func (s *shim) del() error {
 		}
 	}
 	err := s.detach()
-	refusedBy := (*refusal)(nil)
-	if errors.As(err, &refusedBy) && refusedBy.code != "11" {
+	if r, ok := errors.AsType[*refusal](err); ok && r.code != "11" {
 		return err
 	}
 	if err != nil {
-		if err := s.journal.Put(s.record()); err != nil {
+		if err := s.journal.PutDurably(s.record()); err != nil {
 			return &failure{codeIO, "journal detachment: " + err.Error()}
 		}
 	}
@@ -191,10 +190,11 @@ func (s *shim) lock() (unlock func(), err error) {
 	for end := time.Now().Add(s.limits.lock); ; <-time.After(lockPoll) {
 		err := syscall.Flock(fd, syscall.LOCK_SH|syscall.LOCK_NB)
 		if err == nil {
-			return func() { syscall.Close(fd) }, nil
+			return func() { _ = syscall.Close(fd) }, nil
 		}
-		if err != syscall.EWOULDBLOCK && err != syscall.EINTR || time.Now().After(end) {
-			syscall.Close(fd)
+		busy := errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR)
+		if !busy || time.Now().After(end) {
+			_ = syscall.Close(fd)
 			return nil, errors.New("attachments are locked: " + err.Error())
 		}
 	}

@@ -97,10 +97,10 @@ func (s *shim) run() int {
 	if err == nil {
 		return s.print(out, 0)
 	}
-	if f := (*failure)(nil); errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		return s.print(f.object(s.version), 1)
 	}
-	if r := (*refusal)(nil); errors.As(err, &r) {
+	if r, ok := errors.AsType[*refusal](err); ok {
 		return s.print(r.object, 1)
 	}
 	return s.print((&failure{codeInternal, err.Error()}).object(s.version), 1)

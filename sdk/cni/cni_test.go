@@ -120,7 +120,7 @@ func serve(t *testing.T, n Network, o Options) *served {
 		t.Skip("the attachment socket takes root only")
 	}
 	o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
-	dir, err := os.MkdirTemp("", "cni") // socket paths are short
+	dir, err := os.MkdirTemp("", "cni") //nolint:usetesting // socket paths are short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -453,7 +453,10 @@ func TestRefusedRequests(t *testing.T) {
 // TestOnlyRoot connects as another user, from a thread of its own.
 func TestOnlyRoot(t *testing.T) {
 	var added atomic.Int32
-	n := &scripted{add: func(context.Context, *Request) (*Result, error) { added.Add(1); return &Result{CNIVersion: "1.0.0"}, nil }}
+	n := &scripted{add: func(context.Context, *Request) (*Result, error) {
+		added.Add(1)
+		return &Result{CNIVersion: "1.0.0"}, nil
+	}}
 	s := serve(t, n, Options{})
 	s.begin(t)
 	for _, path := range []string{s.socket, filepath.Dir(s.socket)} {
@@ -527,7 +530,7 @@ func TestConcurrency(t *testing.T) {
 			return &Result{CNIVersion: "1.0.0"}, nil
 		},
 		del: func(_ context.Context, r *Request) error { work(r.ContainerID); return nil },
-		collect: func(valid []Attachment) ([]Attachment, error) {
+		collect: func([]Attachment) ([]Attachment, error) {
 			collecting.Add(1)
 			defer collecting.Add(-1)
 			if running.Load() != 0 {

@@ -50,12 +50,10 @@ func Errorf(code Code, format string, args ...any) error {
 // Errorf, that of a CNI error object (such as a delegate's), CodeTryAgain if
 // time ran out, else CodeInternal.
 func CodeOf(err error) Code {
-	var coded *codedError
-	if errors.As(err, &coded) {
+	if coded, ok := errors.AsType[*codedError](err); ok {
 		return coded.code
 	}
-	var object *types.Error
-	if errors.As(err, &object) && object.Code != 0 {
+	if object, ok := errors.AsType[*types.Error](err); ok && object.Code != 0 {
 		return Code(object.Code)
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
@@ -87,8 +85,7 @@ func message(err error) string {
 }
 
 func details(err error) string {
-	var object *types.Error
-	if errors.As(err, &object) {
+	if object, ok := errors.AsType[*types.Error](err); ok {
 		return strings.ToValidUTF8(object.Details[:min(len(object.Details), maxMessage)], "�")
 	}
 	return ""

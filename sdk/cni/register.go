@@ -147,7 +147,7 @@ func (s *service) Start(ctx context.Context, _ *cniv1.StartRequest) (*cniv1.Star
 		if err := checkPublished(started.Published); err != nil {
 			return err
 		}
-		if err := s.listen(); err != nil {
+		if err := s.listen(); err != nil { //nolint:contextcheck // the socket outlives this call
 			return fmt.Errorf("attachment socket: %w", err)
 		}
 		s.started = true

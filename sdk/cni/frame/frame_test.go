@@ -114,6 +114,7 @@ func TestAppendRefuses(t *testing.T) {
 func TestAnnouncedSizeCostsNothing(t *testing.T) {
 	raw := []byte{0, 0x10, 0, 0, 1}
 	got := testing.Benchmark(func(b *testing.B) {
+		b.Helper()
 		b.ReportAllocs()
 		for b.Loop() {
 			_, _ = ReadRequest(bytes.NewReader(raw))

@@ -261,7 +261,7 @@ func IPConfigs(addresses []Address, interfaceIndex int) []*types100.IPConfig {
 	var out []*types100.IPConfig
 	for _, a := range addresses {
 		out = append(out, &types100.IPConfig{
-			Interface: types100.Int(interfaceIndex),
+			Interface: new(interfaceIndex),
 			Address:   net.IPNet{IP: a.Prefix.Addr().AsSlice(), Mask: net.CIDRMask(a.Prefix.Bits(), a.Prefix.Addr().BitLen())},
 			Gateway:   a.Gateway.AsSlice(),
 		})

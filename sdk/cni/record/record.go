@@ -49,8 +49,17 @@ type Record struct {
 // Dir is a folder of records: of attachments, or the journal.
 type Dir string
 
-// Put writes r, replacing what was there, and makes the folder if needed. It is
-// on the disk when Put returns.
+// PutDurably is Put, and the file is found again also if the machine stops right
+// afterwards.
+func (d Dir) PutDurably(r Record) error {
+	if err := d.Put(r); err != nil {
+		return err
+	}
+	return d.sync()
+}
+
+// Put writes r, replacing what was there, and makes the folder if needed. If the
+// machine stops, the file is there whole or as it was.
 func (d Dir) Put(r Record) error {
 	name, err := fileName(r.ContainerID, r.IfName)
 	if err != nil {
@@ -75,7 +84,7 @@ func (d Dir) Put(r Record) error {
 		os.Remove(temp)
 		return err
 	}
-	return d.sync()
+	return nil
 }
 
 func write(path string, raw []byte) error {
