@@ -68,7 +68,7 @@ func (r Rules) Remove(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, six := range []bool{false, true} {
-		errs = append(errs, r.removeTagged(ctx, six, "nat", "POSTROUTING"), r.removeTagged(ctx, six, "filter", "FORWARD"))
+		errs = append(errs, r.Tools.removeRules(ctx, six, "nat", "POSTROUTING", r.Claim.Tag()), r.Tools.removeRules(ctx, six, "filter", "FORWARD", r.Claim.Tag()))
 		if _, err := r.Tools.Run(ctx, "", command(six), "-w", "5", "-t", "nat", "-S", r.chain()); err != nil {
 			continue // no such chain, or no iptables at all
 		}
@@ -81,23 +81,37 @@ func (r Rules) Remove(ctx context.Context) error {
 	return nil
 }
 
-// removeTagged deletes the rules of a built-in chain that carry our comment.
-func (r Rules) removeTagged(ctx context.Context, six bool, table, chain string) error {
-	out, err := r.Tools.Run(ctx, "", command(six), "-w", "5", "-t", table, "-S", chain)
+// removeRules deletes the rules of a built-in chain that have the given word, as
+// comment or target.
+func (t Tools) removeRules(ctx context.Context, six bool, table, chain, word string) error {
+	out, err := t.Run(ctx, "", command(six), "-w", "5", "-t", table, "-S", chain)
 	if err != nil {
 		return nil //nolint:nilerr // without iptables nobody can have added rules
 	}
 	for line := range strings.Lines(out) {
-		words := strings.Fields(strings.ReplaceAll(line, `"`, ""))
-		if len(words) < 2 || words[0] != "-A" || !slices.Contains(words, r.Claim.Tag()) {
+		words := splitRule(line)
+		if len(words) < 2 || words[0] != "-A" || !slices.Contains(words, word) {
 			continue
 		}
 		words[0] = "-D"
-		if _, err := r.Tools.Run(ctx, "", command(six), append([]string{"-w", "5", "-t", table}, words...)...); err != nil {
+		if _, err := t.Run(ctx, "", command(six), append([]string{"-w", "5", "-t", table}, words...)...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// splitRule splits a line of iptables -S, in which words with blanks are quoted.
+func splitRule(line string) []string {
+	var words []string
+	for i, part := range strings.Split(strings.TrimSpace(line), `"`) {
+		if i%2 == 1 {
+			words = append(words, part)
+			continue
+		}
+		words = append(words, strings.Fields(part)...)
+	}
+	return words
 }
 
 func command(six bool) string {

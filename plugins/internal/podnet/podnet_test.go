@@ -98,6 +98,13 @@ func TestMinimal(t *testing.T) {
 	}
 }
 
+func TestSplitRule(t *testing.T) {
+	got := splitRule(`-A POSTROUTING -m comment --comment "two words" -j X` + "\n")
+	if !slices.Equal(got, []string{"-A", "POSTROUTING", "-m", "comment", "--comment", "two words", "-j", "X"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestAlias(t *testing.T) {
 	node, plugins, ok := parseAlias(formatAlias("abc123", []string{"bridge", "flannel"}))
 	if !ok || node != "abc123" || !slices.Equal(plugins, []string{"bridge", "flannel"}) {

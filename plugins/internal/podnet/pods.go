@@ -164,7 +164,14 @@ func (p *Pods) Teardown(ctx context.Context, all bool) (inUse bool, err error) {
 	if err != nil || inUse {
 		return inUse, err
 	}
-	return false, p.rules(s, Options{}).Remove(ctx)
+	rules := p.rules(s, Options{})
+	if err := rules.Remove(ctx); err != nil {
+		return false, err
+	}
+	if link, err := (Bridge{Claim: p.Claim(s)}).Find(); err != nil || link != nil {
+		return false, err // another plugin goes on with it
+	}
+	return false, rules.Tools.removeHostPorts(ctx, s.NFTables)
 }
 
 func (p *Pods) state() (*running, cni.Setup, Options) {
