@@ -20,7 +20,7 @@ import (
 )
 
 // version is set by the linker.
-var version = "0.0.0" //nolint:gochecknoglobals // never written after start
+var version = "0.0.0"
 
 const exitUsage = 2
 

@@ -92,7 +92,7 @@ func (p *Plugin) Start(ctx context.Context) (cni.Started, error) {
 	}
 	p.report()
 	if p.stop == nil {
-		p.stop = p.mending()
+		p.stop = p.mending(ctx)
 	}
 	return cni.Started{MTU: mtu}, nil
 }
@@ -128,10 +128,10 @@ func (p *Plugin) report() {
 		strings.Join(slices.Sorted(maps.Keys(p.others)), ", "))
 }
 
-// mending puts back, from time to time, what others have removed. The returned
-// function ends it.
-func (p *Plugin) mending() func() {
-	ctx, cancel := context.WithCancel(context.Background())
+// mending puts back, from time to time, what others have removed; it outlives
+// ctx. The returned function ends it.
+func (p *Plugin) mending(ctx context.Context) func() {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -183,7 +183,7 @@ func (p *Plugin) Teardown(ctx context.Context, all bool) error {
 	}
 	if inUse {
 		if stop != nil {
-			p.stop = p.mending()
+			p.stop = p.mending(ctx)
 		}
 		return nil
 	}

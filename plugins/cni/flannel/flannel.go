@@ -125,7 +125,7 @@ func (p *Plugin) Start(ctx context.Context) (cni.Started, error) {
 		p.route(ctx)
 	}
 	if p.stop == nil {
-		p.stop = p.mending()
+		p.stop = p.mending(ctx)
 	}
 	return cni.Started{MTU: want.podMTU(), Published: publish(p.session.manager.published(), familiesOf(want.podCIDRs))}, nil
 }
@@ -252,10 +252,10 @@ func (p *Plugin) report(bad []string) {
 	p.health.Degraded("NodesUnreachable", "%s", strings.Join(bad, "; "))
 }
 
-// mending puts back, from time to time, what others have removed. The returned
-// function ends it.
-func (p *Plugin) mending() func() {
-	ctx, cancel := context.WithCancel(context.Background())
+// mending puts back, from time to time, what others have removed; it outlives
+// ctx. The returned function ends it.
+func (p *Plugin) mending(ctx context.Context) func() {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -318,7 +318,7 @@ func (p *Plugin) Teardown(ctx context.Context, all bool) error {
 	}
 	if inUse {
 		if stop != nil {
-			p.stop = p.mending()
+			p.stop = p.mending(ctx)
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -33,10 +34,7 @@ func TestLeaseOf(t *testing.T) {
 	const data = `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`
 	good := map[string]string{keyType: typeVXLAN, keyIP: "192.0.2.2", keyData: data, keyIPv6: "fd12::2", keyDataV6: data}
 	with := func(changes ...string) map[string]string {
-		out := map[string]string{}
-		for k, v := range good {
-			out[k] = v
-		}
+		out := maps.Clone(good)
 		for i := 0; i < len(changes); i += 2 {
 			out[changes[i]] = changes[i+1]
 		}

@@ -31,11 +31,11 @@ func targets(leases map[string]lease.Lease) []target {
 	for _, name := range slices.Sorted(maps.Keys(leases)) {
 		l := leases[name]
 		if l.EnableIPv4 {
-			mac, _ := vtepMAC(l.Attrs.BackendData) //nolint:errcheck // checked by leaseOf, none with other backends
+			mac, _ := vtepMAC(l.Attrs.BackendData) // checked by leaseOf; none with other backends
 			out = append(out, target{name, prefixOf(l.Subnet.ToIPNet()), addressOf(l.Attrs.PublicIP.ToIP()), mac})
 		}
 		if l.EnableIPv6 {
-			mac, _ := vtepMAC(l.Attrs.BackendV6Data) //nolint:errcheck // as above
+			mac, _ := vtepMAC(l.Attrs.BackendV6Data)
 			out = append(out, target{name, prefixOf(l.IPv6Subnet.ToIPNet()), addressOf(l.Attrs.PublicIPv6.ToIP()), mac})
 		}
 	}

@@ -45,4 +45,6 @@ func (s klogSink) Error(err error, msg string, kv ...any) {
 func (s klogSink) WithValues(kv ...any) logr.LogSink { return klogSink{log: s.log.With(kv...)} }
 
 // WithName implements logr.LogSink.
-func (s klogSink) WithName(name string) logr.LogSink { return klogSink{log: s.log.With("logger", name)} }
+func (s klogSink) WithName(name string) logr.LogSink {
+	return klogSink{log: s.log.With("logger", name)}
+}

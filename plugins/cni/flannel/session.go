@@ -20,7 +20,7 @@ import (
 	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/lease"
 	"github.com/flannel-io/flannel/pkg/subnet"
-		"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink"
 
 	"github.com/kelson-io/kelson/plugins/internal/podnet"
 )
@@ -76,8 +76,7 @@ func (s spec) podMTU() int { return s.mtu - s.overhead() }
 
 // links are the names of the devices that the backend makes.
 func (s spec) links() []string {
-	f, names := familiesOf(s.podCIDRs), []string(nil)
-	v4, v6 := "", ""
+	var v4, v6 string
 	switch s.backendType {
 	case typeVXLAN:
 		v4, v6 = fmt.Sprintf("flannel.%d", s.vni), fmt.Sprintf("flannel-v6.%d", s.vni)
@@ -86,6 +85,8 @@ func (s spec) links() []string {
 	default:
 		return nil
 	}
+	var names []string
+	f := familiesOf(s.podCIDRs)
 	if f.v4 {
 		names = append(names, v4)
 	}

@@ -157,16 +157,17 @@ func (n Namespace) Listing() string {
 // Eventually waits for a condition.
 func Eventually(t *testing.T, within time.Duration, condition func() error) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.After(within)
 	for {
 		err := condition()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			t.Fatalf("after %s: %v", within, err)
+		case <-time.After(20 * time.Millisecond):
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

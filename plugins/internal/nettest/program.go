@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -86,7 +87,7 @@ func (l *Log) String() string {
 // NewNode makes the value of a node; Launch starts its plugin.
 func NewNode(t *testing.T, n Namespace, binary, plugin string, node *cniv1.Node, cluster []string) *Node {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kn") // short, for the sockets
+	dir, err := os.MkdirTemp("", "kn") //nolint:usetesting // a test's own folder has too long a path for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,9 +254,7 @@ func (n *Node) Teardown(all bool) {
 // CNI does one operation on the attachment socket, as the shim does.
 func (n *Node) CNI(verb frame.Verb, container string, netns string, extra map[string]any) (*types100.Result, error) {
 	conf := map[string]any{"cniVersion": "1.1.0", "name": "kelson", "type": "kelson-cni"}
-	for k, v := range extra {
-		conf[k] = v
-	}
+	maps.Copy(conf, extra)
 	stdin, err := json.Marshal(conf)
 	if err != nil {
 		return nil, err

@@ -86,7 +86,7 @@ func (r Rules) Remove(ctx context.Context) error {
 func (t Tools) removeRules(ctx context.Context, six bool, table, chain, word string) error {
 	out, err := t.Run(ctx, "", command(six), "-w", "5", "-t", table, "-S", chain)
 	if err != nil {
-		return nil //nolint:nilerr // without iptables nobody can have added rules
+		return nil // without iptables nobody can have added rules
 	}
 	for line := range strings.Lines(out) {
 		words := splitRule(line)
