@@ -231,8 +231,13 @@ func (p *PodNetwork) configureKnown(ctx context.Context) bool {
 	if !pending {
 		return true
 	}
+	p.mu.Lock()
+	before := p.reason
+	p.mu.Unlock()
 	if err := p.configure(ctx, known); err != nil {
-		p.deps.Log.Error("network not configured, trying again", "pod-cidr", join(known), "err", err)
+		if before == nil || before.Error() != err.Error() {
+			p.deps.Log.Error("network not configured, trying again", "pod-cidr", join(known), "err", err)
+		}
 		return false
 	}
 	return true

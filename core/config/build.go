@@ -33,6 +33,9 @@ func (b *builder) server() Server {
 		Controller:       Component{Disabled: b.flag("disable-controller-manager"), ExtraArgs: b.args("kube-controller-manager-arg")},
 		Node:             b.node(),
 	}
+	if file := b.one("plugin-catalog"); file != "" {
+		s.PluginCatalog = absolute(file)
+	}
 	s.Kubeconfig = b.kubeconfig(s.EtcDir)
 	s.Addons = b.addons(data)
 	s.Network = b.network(s)

@@ -30,6 +30,14 @@ func (b *builder) domain(name string) string {
 	return text
 }
 
+func (b *builder) pluginName(name string) string {
+	v, text := b.get(name), b.one(name)
+	if !matches(`[a-z]([-a-z0-9]{0,38}[a-z0-9])?`, text) {
+		b.add(v.Source, name, fmt.Sprintf("%q is not the name of a plugin", text), "write lower-case letters, digits and -, beginning with a letter, at most 40")
+	}
+	return text
+}
+
 func (b *builder) nodeName() string {
 	v, text := b.get("node-name"), b.one("node-name")
 	if text == "" {

@@ -34,6 +34,7 @@ func (b *builder) network(s Server) Network {
 	families := familiesOf(n, s.Node.IP)
 	n.ClusterDomain = b.domain("cluster-domain")
 	n.NodePortMin, n.NodePortMax = b.portRange("service-node-port-range")
+	n.CNI, n.FlannelBackend, n.FlannelIface = b.pluginName("cni"), b.one("flannel-backend"), b.one("flannel-iface")
 	for _, v6 := range families {
 		if len(b.get("cluster-cidr").items) == 0 {
 			n.ClusterCIDR = append(n.ClusterCIDR, defaultClusterCIDR(v6))

@@ -9,6 +9,7 @@ type Server struct {
 	EtcDir           string // /etc/kelson for the default data dir, else <DataDir>/etc
 	ConfigFile       string // the config.yaml that was read, "" if none
 	PreferBundledBin bool
+	PluginCatalog    string // the administrator's; "": <EtcDir>/plugin-catalog.yaml, if it is there
 
 	Log        Log
 	Token      Token
@@ -81,7 +82,14 @@ type Network struct {
 	ClusterDomain string
 	NodePortMin   int
 	NodePortMax   int
+
+	CNI            string // name of the network plugin, or NoCNI
+	FlannelBackend string // "vxlan", "host-gw" or "wireguard-native"
+	FlannelIface   string // "": that of the node's first address
 }
+
+// NoCNI is the name of no network plugin: the user brings a network.
+const NoCNI = "none"
 
 // Kubeconfig is where the admin's kubeconfig goes.
 type Kubeconfig struct {

@@ -7,7 +7,7 @@ const (
 	noJoining = "joining nodes is not available in this version"
 	noEtcd    = "embedded etcd is not available in this version"
 	noHelm    = "the Helm controller is not available in this version"
-	noFlannel = "the flannel network is not available in this version"
+	noFlannel = "flannel is a plugin and configured by keys of its own"
 	noOneNode = "it has no effect on a single node"
 )
 
@@ -85,8 +85,6 @@ func foreignGeneral(here string) []Option {
 		warned("system images travel in the binary and are not pulled", List, "airgap-extra-registry"),
 		refused("running without root is not available in this version", "run as root", Bool, "rootless"),
 		refused("profiling is set per component", "use kube-apiserver-arg: [profiling=true]", Bool, "enable-pprof"),
-		refused("choosing a network is not available in this version", here, Text, "cni"),
-		refused("plugins are not available in this version", here, Text, "plugin-catalog"),
 	)
 }
 
@@ -116,8 +114,8 @@ func foreignNode(here string) []Option {
 		refused("it is an argument of the kubelet", "use kubelet-arg: [image-credential-provider-bin-dir=DIR]", Text, "image-credential-provider-bin-dir"),
 		refused("it is an argument of the kubelet", "use kubelet-arg: [image-credential-provider-config=FILE]", Text, "image-credential-provider-config"),
 		refused("DNS names of the node are not available in this version", "use tls-san for names of the API server", List, "node-internal-dns", "node-external-dns"),
-		refused(noFlannel, here, Text, "flannel-iface", "flannel-conf", "flannel-cni-conf"),
-		refused(noFlannel, here, Bool, "flannel-ipv6-masq"),
+		refused(noFlannel, "use cni, flannel-backend and flannel-iface", Text, "flannel-conf", "flannel-cni-conf"),
+		warned("pods with private IPv6 addresses are masqueraded, others never", Bool, "flannel-ipv6-masq"),
 		one(refused("VPN networks are not available in this version", here, Text, "vpn-auth"), func(o *Option) { o.Secret = true }),
 		refused("VPN networks are not available in this version", here, Text, "vpn-auth-file"),
 		refused("containerd is built in, and the only runtime", "remove it", Bool, "docker"),

@@ -52,12 +52,17 @@ func networkOptions() []Option {
 		{Name: "service-node-port-range", Group: group, Default: "30000-32767", Help: "Ports of NodePort services."},
 		{Name: "cluster-dns", Type: List, Group: group, Shown: "10th address of service-cidr", Help: "Addresses of the cluster DNS service."},
 		{Name: "cluster-domain", Group: group, Default: "cluster.local", Help: "DNS domain of the cluster."},
-		{Name: "flannel-backend", Group: group, Hidden: true, Help: "K3s' choice of network.", Values: []Choice{
-			{Value: "vxlan", Status: Warned, Note: "one node needs no overlay: its pods use a bridge"},
-			{Value: "host-gw", Status: Warned, Note: "one node needs no routes to others: its pods use a bridge"},
-			{Value: "none", Status: Refused, Note: "bringing another network is not available in this version"},
-			{Value: "wireguard-native", Status: Refused, Note: "encrypted traffic between nodes is not available in this version"},
-		}},
+		{
+			Name: "cni", Group: group, Default: "flannel", Ours: true,
+			Help: "Network plugin that connects pods: flannel, bridge (one node only), the name of another plugin, or none to bring your own.",
+		},
+		{
+			Name: "flannel-backend", Group: group, Default: "vxlan", Help: "How flannel reaches other nodes.",
+			Values: append(choices("vxlan", "host-gw", "wireguard-native"),
+				Choice{Value: "none", Status: Refused, Note: "another network is chosen by its name", Remedy: "set cni: none"}),
+		},
+		{Name: "flannel-iface", Group: group, Shown: "that of the node's first address", Help: "Interface that flannel uses to reach other nodes."},
+		{Name: "plugin-catalog", Group: group, Ours: true, Shown: "/etc/kelson/plugin-catalog.yaml", Help: "Catalog of the plugins that may run beside the bundled ones."},
 	}
 }
 

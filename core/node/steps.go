@@ -21,6 +21,7 @@ import (
 	"github.com/kelson-io/kelson/core/datastore"
 	"github.com/kelson-io/kelson/core/deploy"
 	"github.com/kelson-io/kelson/core/pki"
+	"github.com/kelson-io/kelson/core/pluginhost"
 	"github.com/kelson-io/kelson/core/status"
 	"github.com/kelson-io/kelson/core/version"
 )
@@ -34,7 +35,9 @@ type server struct {
 	host        *agent.Host
 	datastore   boot.Step
 	containerd  *launched
+	plugin      *launched // the network's
 	network     *launched
+	upkeep      *launched // of the network
 	images      *launched
 	kubelet     *launched
 	identity    *identity
@@ -46,6 +49,7 @@ type server struct {
 	nodeReady   boot.Step
 
 	child       *agent.NodeChild // the step inside kubelet
+	plugins     *pluginhost.Host // nil without plugins
 	snapshotter func() string
 	addresses   latest // of the node
 }
@@ -57,7 +61,7 @@ func newServer(p *prepared, w *watch) *server {
 	s.newIdentity()
 	s.newNode()
 	s.newControlPlane()
-	for _, l := range []*launched{s.containerd, s.network, s.images, s.kubelet} {
+	for _, l := range s.launches() {
 		w.launched[l.Name()] = true
 	}
 	w.begin(s.initialStatus())
@@ -114,10 +118,7 @@ func (s *server) newNode() {
 	})
 	s.snapshotter = containerd.Snapshotter
 	s.containerd = launch(containerd, note)
-	s.network = launch(agent.NewPodNetwork(agent.PodNetworkDeps{
-		Layout: s.layout, Cluster: s.config.Network, Network: agent.NewBridge(s.layout, kernel.Tools{Path: search}, s.host.Facts),
-		Kubeconfig: pki.KubeconfigSupervisor.File(s.layout), Info: s.detect, First: s.identity.isNew.Load, Log: s.log,
-	}), note)
+	s.newNetwork(containerd.Socket(), search)
 	s.images = launch(images.New(images.Deps{
 		Socket: containerd.Socket(), Snapshotter: containerd.Snapshotter, Payload: s.layout.Images(),
 		User: s.layout.Agent("images"), Index: s.layout.Agent("containerd", "images.json"), Log: s.log,
@@ -140,13 +141,23 @@ func (s *server) enabled(seq boot.Sequence) boot.Sequence {
 		s.scheduler.Name():   s.config.Scheduler.Disabled,
 		s.controllers.Name(): s.config.Controller.Disabled,
 	}
-	for _, step := range []boot.Step{s.containerd, s.network, s.images, s.kubelet, s.nodeReady} {
+	off[s.nodeReady.Name()] = s.config.Node.Disabled
+	for _, step := range s.launches() {
 		off[step.Name()] = s.config.Node.Disabled
 	}
 	for i := range seq {
-		seq[i].Steps = slices.DeleteFunc(seq[i].Steps, func(step boot.Step) bool { return off[step.Name()] })
+		seq[i].Steps = slices.DeleteFunc(seq[i].Steps, func(step boot.Step) bool {
+			l, ok := step.(*launched)
+			return ok && l == nil || off[step.Name()]
+		})
 	}
 	return seq
+}
+
+// launches are the steps of the node.
+func (s *server) launches() []*launched {
+	all := []*launched{s.containerd, s.plugin, s.network, s.images, s.kubelet, s.upkeep}
+	return slices.DeleteFunc(all, func(l *launched) bool { return l == nil })
 }
 
 func (s *server) detect() (agent.NodeInfo, error) {

@@ -28,6 +28,10 @@ func (b *builder) goBinaries() error {
 	if err != nil {
 		return err
 	}
+	plugins, err := bundledVersion(catalogFile)
+	if err != nil {
+		return err
+	}
 	for _, g := range []goBinary{
 		{
 			name: "containerd-shim-runc-v2", dir: ".",
@@ -46,6 +50,11 @@ func (b *builder) goBinaries() error {
 			name: "kelson-host", dir: ".", pkg: "./cmd/kelson-host", static: true,
 			ldflags: b.version.hostFlags(containerd),
 		},
+		{
+			name: "kelson-plugins", dir: ".", pkg: "./cmd/kelson-plugins",
+			ldflags: []string{"-X", "main.version=" + plugins},
+		},
+		{name: "kelson-cni", dir: ".", pkg: "./cmd/kelson-cni"},
 	} {
 		if err := b.goBuild(g, b.out("bin", g.name)); err != nil {
 			return err

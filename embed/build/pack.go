@@ -70,7 +70,7 @@ func (b *builder) layout(tree string) error {
 	if err := os.RemoveAll(tree); err != nil {
 		return err
 	}
-	for _, name := range []string{"kelson-host", "containerd-shim-runc-v2", "runc", "crictl", "cni"} {
+	for _, name := range []string{"kelson-host", "containerd-shim-runc-v2", "runc", "crictl", "cni", "kelson-plugins", "kelson-cni"} {
 		if err := place(b.out("bin", name), filepath.Join(tree, "bin", name), 0o755); err != nil {
 			return err
 		}
@@ -88,6 +88,9 @@ func (b *builder) layout(tree string) error {
 			return err
 		}
 	}
+	if err := os.Symlink("../bin/kelson-cni", filepath.Join(tree, "cni", "kelson-cni")); err != nil {
+		return err
+	}
 	images, err := filepath.Glob(filepath.Join(b.dist, "images", "*.tar"))
 	if err != nil {
 		return err
@@ -101,6 +104,9 @@ func (b *builder) layout(tree string) error {
 		return err
 	}
 	if err := copyTree(b.out("etc"), filepath.Join(tree, "etc")); err != nil {
+		return err
+	}
+	if err := pinCatalog(catalogFile, filepath.Join(tree, "bin", "kelson-plugins"), filepath.Join(tree, "etc", catalogFile)); err != nil {
 		return err
 	}
 	if err := place("LICENSE", filepath.Join(tree, "etc", "licenses", "kelson"), 0o644); err != nil {

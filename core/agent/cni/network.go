@@ -39,10 +39,12 @@ type Deps struct {
 	Layout  datadir.Layout
 	Name    string // of the plugin
 	Cluster config.Network
-	Info    func() (agent.NodeInfo, error)
-	Facts   func() kernel.Facts
-	Path    string // search path for userspace tools
-	Log     hclog.Logger
+	// Interface is the one to the other nodes; "": that of the node's first address.
+	Interface string
+	Info      func() (agent.NodeInfo, error)
+	Facts     func() kernel.Facts
+	Path      string // search path for userspace tools
+	Log       hclog.Logger
 }
 
 // Network connects pods by a plugin.
@@ -52,7 +54,9 @@ type Network struct {
 	supervise func() Plugin
 
 	mu        sync.Mutex
-	node      *agent.NodeNetwork // nil until a plugin has accepted one
+	conn      grpc.ClientConnInterface // to the present process
+	arrived   chan struct{}            // closed when there has been one
+	node      *agent.NodeNetwork       // nil until a plugin has accepted one
 	published map[string]string
 	changed   chan struct{} // closed and replaced when a plugin was set up
 }
@@ -62,15 +66,20 @@ var _ agent.Network = (*Network)(nil)
 // New returns the network. The supervisor of the plugin calls its Up; plugin
 // returns that supervisor, at the earliest when Configure is called.
 func New(deps Deps, plugin func() Plugin) *Network {
-	return &Network{deps: deps, paths: pathsOf(deps.Layout, deps.Name), supervise: plugin, changed: make(chan struct{})}
+	return &Network{deps: deps, paths: pathsOf(deps.Layout, deps.Name), supervise: plugin, arrived: make(chan struct{}), changed: make(chan struct{})}
 }
 
-// Up sets up a plugin that has just started, if the node is known already.
+// Up sets up a plugin that has just started, if the node is known already. Until
+// it is, the plugin says that it is not ready, and Configure does it.
 func (n *Network) Up(ctx context.Context, conn grpc.ClientConnInterface) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.conn == nil {
+		close(n.arrived)
+	}
+	n.conn = conn
 	if n.node == nil {
-		return nil // Configure will do it
+		return nil
 	}
 	return n.setUp(ctx, conn, *n.node)
 }
@@ -82,13 +91,15 @@ func (n *Network) Configure(ctx context.Context, node agent.NodeNetwork) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, configureDeadline)
 	defer cancel()
-	conn, err := n.supervise().Conn(ctx)
-	if err != nil {
+	select {
+	case <-n.arrived:
+	case <-ctx.Done():
+		_, err := n.supervise().Conn(ctx) // its error tells what keeps the plugin from it
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.setUp(ctx, conn, node); err != nil {
+	if err := n.setUp(ctx, n.conn, node); err != nil {
 		return fmt.Errorf("cni(%s): %w", n.deps.Name, err)
 	}
 	n.node = &node
@@ -149,6 +160,7 @@ func (n *Network) request(node agent.NodeNetwork) (*cniv1.SetupRequest, error) {
 		ClusterCidrs: texts(node.ClusterCIDRs),
 		ServiceCidrs: texts(n.deps.Cluster.ServiceCIDR),
 		Mtu:          uint32(max(node.MTU, 0)), //nolint:gosec // an interface's MTU
+		Interface:    n.deps.Interface,
 		Socket:       n.paths.socket,
 		IpamDir:      n.paths.ipam,
 		BinDirs:      []string{n.deps.Layout.CNIBin()},

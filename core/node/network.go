@@ -1,0 +1,57 @@
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/kelson-io/kelson/core/agent"
+	"github.com/kelson-io/kelson/core/agent/cni"
+	"github.com/kelson-io/kelson/core/config"
+	"github.com/kelson-io/kelson/core/pki"
+	"github.com/kelson-io/kelson/core/pluginhost"
+	"github.com/kelson-io/kelson/core/pluginhost/catalog"
+)
+
+// cniProtocol is the major of the network contract that the host speaks.
+const cniProtocol = 1
+
+// newNetwork makes the steps that connect pods: the plugin's process, what it
+// is told of the node, and the upkeep.
+func (s *server) newNetwork(runtime, search string) {
+	s.network = s.podNetwork(cni.NewForeign(s.layout))
+	if s.config.Network.CNI == config.NoCNI {
+		return
+	}
+	s.plugins = pluginhost.New(pluginhost.Deps{
+		Layout: s.layout, Log: s.log, Path: search, NodeName: s.info.Name,
+		Source: catalog.New(catalog.Deps{Layout: s.layout, File: s.config.PluginCatalog, Log: s.log}),
+	})
+	var plugin *pluginhost.Supervised
+	network := cni.New(cni.Deps{
+		Layout: s.layout, Name: s.config.Network.CNI, Cluster: s.config.Network, Interface: s.config.Network.FlannelIface,
+		Info: s.detect, Facts: s.host.Facts, Path: search, Log: s.log,
+	}, func() cni.Plugin { return plugin })
+	plugin = s.plugins.Supervise(pluginhost.Spec{
+		Kind: "cni", Name: s.config.Network.CNI, Config: cniConfig(s.config.Network),
+		Protocols: []uint32{cniProtocol}, Up: network.Up,
+	})
+	note := s.watch.note
+	s.plugin = launch(plugin, note)
+	s.network = s.podNetwork(network)
+	s.upkeep = launch(cni.NewUpkeep(cni.UpkeepDeps{Network: network, Client: s.client, Runtime: runtime, Log: s.log}), note, s.network.await, s.answering)
+}
+
+func (s *server) podNetwork(network agent.Network) *launched {
+	return launch(agent.NewPodNetwork(agent.PodNetworkDeps{
+		Layout: s.layout, Cluster: s.config.Network, Network: network,
+		Kubeconfig: pki.KubeconfigSupervisor.File(s.layout), Info: s.detect, First: s.identity.isNew.Load, Log: s.log,
+	}), s.watch.note)
+}
+
+// cniConfig is the plugin's configuration as far as flags make it.
+func cniConfig(n config.Network) json.RawMessage {
+	if n.CNI != "flannel" {
+		return nil
+	}
+	return json.RawMessage(fmt.Sprintf(`{"backend":%q}`, n.FlannelBackend))
+}
