@@ -76,6 +76,11 @@ func (c *conn) timeout(option int) error {
 
 // exchange sends a request and reads the reply, both within limit.
 func (c *conn) exchange(r *frame.Request, limit time.Duration) (*frame.Reply, error) {
+	return c.exchangeWhile(r, limit, func() {})
+}
+
+// exchangeWhile is exchange, with something to do before the reply comes.
+func (c *conn) exchangeWhile(r *frame.Request, limit time.Duration, meanwhile func()) (*frame.Reply, error) {
 	raw, err := r.Append(nil)
 	if err != nil {
 		return nil, &failure{codeConfig, "network configuration and environment are too large"}
@@ -84,6 +89,7 @@ func (c *conn) exchange(r *frame.Request, limit time.Duration) (*frame.Reply, er
 	if err := c.send(raw); err != nil {
 		return nil, err
 	}
+	meanwhile()
 	reply, err := frame.ReadReply(c)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -56,19 +56,30 @@ func (s *shim) attach(again bool) ([]byte, error) {
 			return nil, err
 		}
 	}
-	reply, err := c.exchange(s.request(frame.Add, s.limits.add), s.limits.add+s.limits.grace)
+	// The record is brought to the disk while the plugin works.
+	var note *record.Prepared
+	var noteErr error
+	reply, err := c.exchangeWhile(s.request(frame.Add, s.limits.add), s.limits.add+s.limits.grace, func() {
+		note, noteErr = s.records.Prepare(s.record())
+	})
+	if err == nil {
+		err = refused(reply)
+	}
+	if err == nil && !record.Valid(reply.JSON) {
+		err = errors.Join(&failure{codeInternal, "network plugin " + s.plugin + " gave no valid result"}, s.undo())
+	}
 	if err != nil {
+		if note != nil {
+			note.Discard()
+		}
 		return nil, err
 	}
-	if err := refused(reply); err != nil {
-		return nil, err
+	if noteErr == nil {
+		noteErr = note.Commit()
 	}
-	if !record.Valid(reply.JSON) {
-		return nil, errors.Join(&failure{codeInternal, "network plugin " + s.plugin + " gave no valid result"}, s.undo())
-	}
-	if err := s.records.Put(s.record()); err != nil {
+	if noteErr != nil {
 		// Without the record, a detachment could go to another plugin one day.
-		return nil, errors.Join(&failure{codeIO, "record attachment: " + err.Error()}, s.undo())
+		return nil, errors.Join(&failure{codeIO, "record attachment: " + noteErr.Error()}, s.undo())
 	}
 	return reply.JSON, nil
 }

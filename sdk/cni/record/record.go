@@ -61,14 +61,26 @@ func (d Dir) PutDurably(r Record) error {
 // Put writes r, replacing what was there, and makes the folder if needed. If the
 // machine stops, the file is there whole or as it was.
 func (d Dir) Put(r Record) error {
-	name, err := fileName(r.ContainerID, r.IfName)
+	p, err := d.Prepare(r)
 	if err != nil {
 		return err
+	}
+	return p.Commit()
+}
+
+// Prepared is a record that is on the disk, but not yet in its place.
+type Prepared struct{ temp, path string }
+
+// Prepare does the slow part of a Put, for who has something to wait for
+// meanwhile. Commit or Discard must follow.
+func (d Dir) Prepare(r Record) (*Prepared, error) {
+	name, err := fileName(r.ContainerID, r.IfName)
+	if err != nil {
+		return nil, err
 	}
 	if r.Time == "" {
 		r.Time = time.Now().UTC().Format(time.RFC3339)
 	}
-	path := filepath.Join(string(d), name)
 	temp := filepath.Join(string(d), "."+name+"."+strconv.Itoa(os.Getpid()))
 	err = write(temp, r.Marshal())
 	if errors.Is(err, os.ErrNotExist) {
@@ -78,14 +90,22 @@ func (d Dir) Put(r Record) error {
 	}
 	if err != nil {
 		os.Remove(temp)
-		return err
+		return nil, err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		os.Remove(temp)
-		return err
-	}
-	return nil
+	return &Prepared{temp, filepath.Join(string(d), name)}, nil
 }
+
+// Commit puts the record in its place.
+func (p *Prepared) Commit() error {
+	err := os.Rename(p.temp, p.path)
+	if err != nil {
+		os.Remove(p.temp)
+	}
+	return err
+}
+
+// Discard forgets the record.
+func (p *Prepared) Discard() { os.Remove(p.temp) }
 
 func write(path string, raw []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
