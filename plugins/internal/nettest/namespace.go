@@ -128,6 +128,15 @@ func Connect(a, b Namespace, addressesA, addressesB []string) {
 		}
 		end.n.Run("ip", "link", "set", "eth0", "up")
 	}
+	for _, n := range []Namespace{a, b} {
+		Eventually(n.t, 10*time.Second, func() error {
+			out := n.Run("sh", "-c", "ip -o link show eth0; ip -6 -o address show dev eth0 scope link")
+			if !strings.Contains(out, "state UP") || !strings.Contains(out, "fe80:") || strings.Contains(out, "tentative") {
+				return fmt.Errorf("not ready: %s", out)
+			}
+			return nil
+		})
+	}
 }
 
 // Listing is all that a plugin could leave behind in the namespace, once its own
