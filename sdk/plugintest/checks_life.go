@@ -54,7 +54,7 @@ func cancellation(r *run) error {
 	var open sync.WaitGroup
 	for i := range 100 {
 		open.Go(func() {
-			ctx, cancel := context.WithCancel(r.ctx)
+			ctx, cancel := r.call()
 			defer cancel()
 			if stream, err := pr.Plugin.Health(ctx, &pluginv1.HealthRequest{}); err == nil && i%2 == 0 {
 				_, _ = stream.Recv()

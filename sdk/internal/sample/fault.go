@@ -103,7 +103,7 @@ func (f *faulty) Info() plugin.Info {
 // Schema is the sample's, unless broken.
 func (f *faulty) Schema() json.RawMessage {
 	if f.sample.Fault == FaultSchema {
-		return json.RawMessage(`{"type":7}`)
+		return json.RawMessage(`{"type":"object","properties":7}`)
 	}
 	return f.Plugin.Schema()
 }
@@ -131,11 +131,12 @@ func (f *faulty) Configure(ctx context.Context, s plugin.Settings) error {
 		if err := os.WriteFile(filepath.Join(os.Getenv(serve.SocketDirKey), "left"), nil, 0o600); err != nil {
 			return err
 		}
-	case FaultReason:
-		f.sample.health.Degraded("it is bad", "really")
-		return nil
 	}
-	return f.Plugin.Configure(ctx, s)
+	err := f.Plugin.Configure(ctx, s)
+	if f.sample.Fault == FaultReason {
+		f.sample.health.Degraded("it is bad", "really")
+	}
+	return err
 }
 
 // Health is the sample's, unless broken.
