@@ -18,7 +18,7 @@ BUF      = cd sdk/proto && go tool -modfile=../../.tools/buf.mod buf
 CONTRACT = $(BUF) build --as-file-descriptor-set --exclude-source-info
 # Packages that link neither Kubernetes nor containerd are tested with -race.
 HEAVY    = k8s.io/(kubernetes|apiserver|client-go|kubectl)|containerd/containerd
-PACKAGES = $$(go list -f '{{.ImportPath}}' ./core/... ./cmd/... ./embed/... | grep -v /core/internal/e2e)
+PACKAGES = $$(go list -f '{{.ImportPath}}' ./core/... ./cmd/... ./embed/... ./plugins/... | grep -v /core/internal/e2e)
 
 .PHONY: help
 help: ## Show this help
@@ -49,7 +49,7 @@ test-unit: ## Run the tests of the packages
 	@all=$(PACKAGES); heavy=$$(go list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $$all | grep -E '$(HEAVY)' | cut -d' ' -f1 || true); \
 	light=$$(grep -vxF -f <(printf '%s\n' "$$heavy") <(printf '%s\n' $$all) || true); \
 	export KELSON=$(CURDIR)/dist/kelson KELSON_PAYLOAD=$(CURDIR)/dist/payload KELSON_TEST_BIN=$(CURDIR)/dist/payload/bin; \
-	go test -race $$light; [ -z "$$heavy" ] || go test $$heavy
+	go test -race $$light; go -C sdk test -race ./...; [ -z "$$heavy" ] || go test $$heavy
 
 .PHONY: next
 next: images ## Build dist/next/kelson, one revision later, for the test of an upgrade
@@ -63,6 +63,7 @@ test-e2e: next ## Run the end-to-end tests on dist/kelson (as root)
 .PHONY: lint
 lint: ## Run the linters
 	go tool -modfile=.tools/go.mod golangci-lint run ./...
+	cd sdk && go tool -modfile=../.tools/go.mod golangci-lint run --config ../.golangci.yml ./...
 	$(BUF) lint
 	$(BUF) breaking --against released.binpb
 	@$(CONTRACT) -o -#format=binpb | cmp - ../samples/python/pybridge/contract.binpb || { echo "sdk/proto has changed: run make proto"; exit 1; }
