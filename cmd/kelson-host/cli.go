@@ -46,6 +46,7 @@ type commands struct {
 
 	Images      imagesCmd      `cmd:"" help:"List or import the node's images." group:"Manage:"`
 	Certificate certificateCmd `cmd:"" help:"Look after the cluster's certificates." group:"Manage:"`
+	Plugin      pluginCmd      `cmd:"" help:"Install, verify and look after plugins." group:"Manage:"`
 
 	Kubectl    toolCmd `cmd:"" passthrough:"" help:"Kubernetes' command line, for this cluster." group:"Tools:"`
 	Ctr        toolCmd `cmd:"" passthrough:"" help:"containerd's command line, for this node." group:"Tools:"`
