@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/kelson-io/kelson/sdk/config"
 	"github.com/kelson-io/kelson/sdk/plugin"
@@ -151,6 +152,7 @@ func validate(proc Process, p plugin.Plugin, args []string) error {
 	for i, d := range found {
 		findings[i] = finding{File: name, Line: doc.line(d.Path), Diagnostic: d}
 	}
+	slices.SortStableFunc(findings, func(a, b finding) int { return a.Line - b.Line })
 	if output == "json" {
 		err = indented(proc.Stdout, map[string]any{"valid": !found.HasErrors(), "diagnostics": findings})
 	} else {

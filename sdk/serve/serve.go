@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -124,6 +125,9 @@ type server struct {
 func (s *server) start(ctx context.Context) (done <-chan struct{}, err error) {
 	listening := make(chan *goplugin.ReattachConfig, 1)
 	closed := make(chan struct{})
+	// What go-plugin logs matters only if it cannot start: at the end it calls
+	// the closed listener an error.
+	var said bytes.Buffer
 	// The socket is made inside; nothing may see it with a wider mode.
 	umask := unix.Umask(0o177)
 	go goplugin.Serve(&goplugin.ServeConfig{
@@ -132,7 +136,7 @@ func (s *server) start(ctx context.Context) (done <-chan struct{}, err error) {
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(wire.ServerOptions(s.proc.Stderr), opts...)...)
 		},
-		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: s.proc.Stderr, JSONFormat: true}),
+		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Error, Output: &said, DisableTime: true}),
 		Test:   &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: listening, CloseCh: closed},
 	})
 	select {
@@ -144,7 +148,7 @@ func (s *server) start(ctx context.Context) (done <-chan struct{}, err error) {
 		return closed, s.releaseStdout()
 	case <-closed:
 		unix.Umask(umask)
-		return nil, fmt.Errorf("serve: no socket in %s", s.proc.Getenv(SocketDirKey))
+		return nil, fmt.Errorf("make a socket in %s: %s", s.proc.Getenv(SocketDirKey), bytes.TrimSpace(said.Bytes()))
 	}
 }
 
