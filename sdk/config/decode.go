@@ -206,7 +206,7 @@ func (d *decoder) scalar(s *shape, n node, path string, out reflect.Value) {
 		}
 		out.SetInt(int64(t))
 	case kindText:
-		u, ok := out.Addr().Interface().(encoding.TextUnmarshaler)
+		u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](out.Addr())
 		if !ok {
 			d.errorf(path, "cannot be read")
 			return

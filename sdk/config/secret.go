@@ -66,11 +66,15 @@ func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) } //no
 // LogValue redacts slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
+// MarshalJSON redacts.
 func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
+// MarshalText redacts, also for YAML and XML.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// For printers that follow pointers and call methods of unexported fields.
+// String is for printers that follow pointers and call methods of unexported
+// fields.
 func (s sealed) String() string { return redacted }
 
+// GoString is as String.
 func (s sealed) GoString() string { return redacted }

@@ -159,12 +159,16 @@ func New[T any](p Typed[T]) Plugin { return &typed[T]{p} }
 // typed adapts Typed to Plugin.
 type typed[T any] struct{ plugin Typed[T] }
 
+// Info is the typed plugin's.
 func (t *typed[T]) Info() Info { return t.plugin.Info() }
 
+// Schema is of T.
 func (t *typed[T]) Schema() json.RawMessage { return config.Schema[T]() }
 
+// Health is the typed plugin's.
 func (t *typed[T]) Health() *Health { return t.plugin.Health() }
 
+// Validate decodes, then asks the typed plugin.
 func (t *typed[T]) Validate(ctx context.Context, raw json.RawMessage) Diagnostics {
 	c, found := config.Decode[T](raw, nil)
 	if found.HasErrors() {
@@ -173,6 +177,7 @@ func (t *typed[T]) Validate(ctx context.Context, raw json.RawMessage) Diagnostic
 	return append(found, t.plugin.Validate(ctx, c)...)
 }
 
+// Configure validates first: not every host does.
 func (t *typed[T]) Configure(ctx context.Context, s Settings) error {
 	c, found := config.Decode[T](s.Config, s.Secrets)
 	if !found.HasErrors() {

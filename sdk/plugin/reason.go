@@ -141,7 +141,7 @@ func Text(err error) string {
 }
 
 func textOf(err error) string {
-	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a wrapped status has more text around it
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		if _, own := err.(*reasoned); !own { //nolint:errorlint // as above
 			return s.GRPCStatus().Message()
 		}

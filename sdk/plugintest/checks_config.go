@@ -344,7 +344,7 @@ func secrets(r *run) error {
 	request.Config = r.config()
 	note(pr.Plugin.Configure(ctx, request))
 	note(pr.Plugin.Drain(ctx, &pluginv1.DrainRequest{}))
-	if err := pr.signal(sigTERM); err != nil {
+	if err := pr.terminate(); err != nil {
 		return err
 	}
 	for name, value := range r.secretValues() {

@@ -22,12 +22,9 @@ import (
 	"github.com/kelson-io/kelson/sdk/serve"
 )
 
-const (
-	sigTERM = syscall.SIGTERM
-	// silence is the longest that a Health stream may be silent, with some
-	// grace for a busy machine.
-	silence = 12 * time.Second
-)
+// silence is the longest that a Health stream may be silent, with some grace
+// for a busy machine.
+const silence = 12 * time.Second
 
 // cancellation: a call that was given up is over, and the next one is served.
 func cancellation(r *run) error {
@@ -210,7 +207,7 @@ func drain(r *run) error {
 			return fmt.Errorf("drain: %w", err)
 		}
 	}
-	return pr.signal(sigTERM)
+	return pr.terminate()
 }
 
 // sigterm: ends the process in every state, and leaves no socket.
@@ -220,7 +217,7 @@ func sigterm(r *run) error {
 		if err != nil {
 			return err
 		}
-		if err := pr.signal(sigTERM); err != nil {
+		if err := pr.terminate(); err != nil {
 			return fmt.Errorf("SIGTERM: %w", err)
 		}
 		if _, err := os.Lstat(pr.Socket); err == nil {
@@ -270,7 +267,7 @@ func nodeLifetime(r *run) error {
 	if err := pr.alive(r.ctx); err != nil {
 		return fmt.Errorf("without the host: %w", err)
 	}
-	return pr.signal(sigTERM)
+	return pr.terminate()
 }
 
 // restarts: ten incarnations in one folder leave neither socket nor process.
@@ -287,7 +284,7 @@ func restarts(r *run) error {
 		if err := r.configure(pr, 1); err != nil {
 			return err
 		}
-		if err := pr.signal(sigTERM); err != nil {
+		if err := pr.terminate(); err != nil {
 			return fmt.Errorf("incarnation %d: %w", i, err)
 		}
 		entries, err := os.ReadDir(dir)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"testing"
 	"time"
@@ -182,9 +183,7 @@ func (r *run) secretValues() map[string]string {
 	if json.Unmarshal(r.config(), &doc) == nil {
 		references(doc, func(name string) { values[name] = "canary-7c1f-" + name })
 	}
-	for name, value := range r.Secrets {
-		values[name] = value
-	}
+	maps.Copy(values, r.Secrets)
 	return values
 }
 

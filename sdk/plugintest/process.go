@@ -140,9 +140,9 @@ func (pr *process) shake(stdout *os.File) error {
 	return nil
 }
 
-// signal sends a signal and waits for the end.
-func (pr *process) signal(sig syscall.Signal) error {
-	if err := pr.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+// terminate sends SIGTERM and waits for the end.
+func (pr *process) terminate() error {
+	if err := pr.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	return pr.awaitEnd()

@@ -36,7 +36,7 @@ func readDocument(data []byte) (*document, config.Diagnostics) {
 	case err != nil:
 		msg := strings.TrimPrefix(err.Error(), "yaml: ")
 		if m := regexp.MustCompile(`^line (\d+): (.*)$`).FindStringSubmatch(msg); m != nil {
-			doc.lines[""], _ = strconv.Atoi(m[1]) //nolint:errcheck // the expression has digits only
+			doc.lines[""], _ = strconv.Atoi(m[1])
 			msg = m[2]
 		}
 		return doc, config.Diagnostics{config.Errorf("", "neither YAML nor JSON: %s", msg)}

@@ -74,7 +74,7 @@ func serve(proc Process, p plugin.Plugin, services []func(grpc.ServiceRegistrar)
 		fmt.Fprintf(proc.Stderr, "%s: draining, then ending\n", why)
 	}
 	drained := make(chan error, 1)
-	go func() { //nolint:contextcheck // what drains must not end with the reason to drain
+	go func() { // with a context of its own: ctx ends with the server
 		limit, release := context.WithTimeout(context.Background(), drainTime)
 		defer release()
 		_, err := base.Drain(limit, &pluginv1.DrainRequest{})

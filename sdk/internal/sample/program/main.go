@@ -10,5 +10,5 @@ import (
 )
 
 func main() {
-	os.Exit(sample.Run(serve.OS()))
+	os.Exit(sample.Run(serve.OS())) //nolint:forbidigo // this is a main.go
 }
