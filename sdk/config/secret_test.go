@@ -65,7 +65,7 @@ func TestSecretNeverPrints(t *testing.T) {
 	}
 	forms := []string{
 		canary, hex.EncodeToString([]byte(canary)), strings.ToUpper(hex.EncodeToString([]byte(canary))),
-		base64.StdEncoding.EncodeToString([]byte(canary)), strings.Trim(fmt.Sprint([]byte(canary)), "[]"),
+		base64.StdEncoding.EncodeToString([]byte(canary)), strings.Trim(fmt.Sprintf("%d", []byte(canary)), "[]"),
 	}
 	for _, form := range forms {
 		if at := strings.Index(out.String(), form); at >= 0 {

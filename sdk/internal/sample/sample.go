@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,8 +63,8 @@ func (*Sample) Validate(_ context.Context, c Config) plugin.Diagnostics {
 // Configure applies a configuration; another pause needs a restart.
 func (s *Sample) Configure(ctx context.Context, c Config, h plugin.Host) error {
 	if c.Crash {
-		var nobody []string
-		fmt.Fprintln(s.Stderr, nobody[len(c.Greeting)]) // panics
+		words := strings.Fields(c.Greeting)
+		fmt.Fprintln(s.Stderr, words[len(words)]) // panics
 	}
 	if c.Greeting == "unavailable" {
 		return plugin.Unavailable(errors.New("nobody is there to greet"), "NOBODY")
