@@ -209,7 +209,7 @@ func follow(ctx context.Context, w io.Writer, f *os.File, path string) error {
 			if err != nil {
 				return fmt.Errorf("logs: %w", err)
 			}
-			defer next.Close() //nolint:revive // one for each rotation, while it is followed
+			defer next.Close()
 			f = next
 		} else if at, err := f.Seek(0, io.SeekCurrent); err == nil && errWas == nil && was.Size() < at {
 			if _, err := f.Seek(0, io.SeekStart); err != nil { // emptied in place

@@ -130,6 +130,9 @@ func (c *Catalog) rewrite(do func(root *yaml.Node)) error {
 
 func edit(data []byte, do func(root *yaml.Node)) ([]byte, error) {
 	if blank(data) {
+		if len(data) > 0 && data[len(data)-1] != '\n' {
+			data = append(data, '\n')
+		}
 		data = append(data, "apiVersion: "+manifest.APIVersion+"\nplugins: []\n"...)
 	}
 	var doc yaml.Node

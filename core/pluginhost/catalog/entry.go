@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/sdk/manifest"
 	"github.com/kelson-io/kelson/sdk/manifest/strict"
@@ -163,7 +165,8 @@ func blank(data []byte) bool {
 			return false
 		}
 	}
-	return true
+	var n yaml.Node
+	return yaml.Unmarshal(data, &n) == nil // even a comment must be text
 }
 
 // problems collects what is wrong with a catalog.

@@ -164,7 +164,11 @@ func newBed(t *testing.T) bed {
 
 func openBed(t *testing.T, root string) bed {
 	t.Helper()
-	return bed{New(Deps{Layout: datadir.Layout{Root: root, Etc: filepath.Join(root, "etc"), Bin: filepath.Join(root, "data", "abc", "bin")}}), t}
+	return bed{catalogAt(root), t}
+}
+
+func catalogAt(root string) *Catalog {
+	return New(Deps{Layout: datadir.Layout{Root: root, Etc: filepath.Join(root, "etc"), Bin: filepath.Join(root, "data", "abc", "bin")}})
 }
 
 func (b bed) install(s sample) {
