@@ -28,10 +28,6 @@ func (b *builder) goBinaries() error {
 	if err != nil {
 		return err
 	}
-	plugins, err := bundledVersion(catalogFile)
-	if err != nil {
-		return err
-	}
 	for _, g := range []goBinary{
 		{
 			name: "containerd-shim-runc-v2", dir: ".",
@@ -52,7 +48,7 @@ func (b *builder) goBinaries() error {
 		},
 		{
 			name: "kelson-plugins", dir: ".", pkg: "./cmd/kelson-plugins",
-			ldflags: []string{"-X", "main.version=" + plugins},
+			ldflags: []string{"-X", "main.version=" + b.version.pluginsVersion()},
 		},
 		{name: "kelson-cni", dir: ".", pkg: "./cmd/kelson-cni"},
 	} {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kelson-io/kelson/core/datadir/payload"
+	"github.com/kelson-io/kelson/core/pluginhost/catalog"
 )
 
 // hostLinks are the names by which kelson-host also starts.
@@ -106,7 +107,7 @@ func (b *builder) layout(tree string) error {
 	if err := copyTree(b.out("etc"), filepath.Join(tree, "etc")); err != nil {
 		return err
 	}
-	if err := pinCatalog(catalogFile, filepath.Join(tree, "bin", "kelson-plugins"), filepath.Join(tree, "etc", catalogFile)); err != nil {
+	if err := b.version.pinCatalog(filepath.Join(tree, "bin", catalog.Executable), filepath.Join(tree, "etc", catalog.FileName)); err != nil {
 		return err
 	}
 	if err := place("LICENSE", filepath.Join(tree, "etc", "licenses", "kelson"), 0o644); err != nil {
