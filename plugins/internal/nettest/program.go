@@ -29,8 +29,19 @@ import (
 // Build builds cmd/kelson-plugins as it is shipped.
 func Build(t *testing.T) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "kelson-plugins")
-	cmd := exec.Command("go", "build", "-o", out, "github.com/kelson-io/kelson/cmd/kelson-plugins")
+	return build(t, "kelson-plugins")
+}
+
+// BuildShim builds cmd/kelson-cni as it is shipped.
+func BuildShim(t *testing.T) string {
+	t.Helper()
+	return build(t, "kelson-cni")
+}
+
+func build(t *testing.T, command string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), command)
+	cmd := exec.Command("go", "build", "-o", out, "github.com/kelson-io/kelson/cmd/"+command)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, text)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kelson-io/kelson/sdk/cni"
 	"github.com/kelson-io/kelson/sdk/cni/delegate"
 	"github.com/kelson-io/kelson/sdk/cni/ipam"
@@ -203,13 +205,24 @@ func (p *Pods) Add(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 }
 
 // Del implements cni.Attacher. The chain knows what Add has run; what it does
-// not know it undoes with all of them.
+// not know it undoes with all of them. A path that is no network namespace any
+// more is a namespace that is gone: the standard plugins would refuse it.
 func (p *Pods) Del(ctx context.Context, r *cni.Request) error {
 	chain, err := p.started(true, true)
 	if err != nil {
 		return err
 	}
+	if r.Netns != "" && !isNamespace(r.Netns) {
+		without := *r
+		without.Netns = ""
+		r = &without
+	}
 	return chain.Del(ctx, r)
+}
+
+func isNamespace(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && (fs.Type == unix.NSFS_MAGIC || fs.Type == unix.PROC_SUPER_MAGIC)
 }
 
 // Check implements cni.Attacher.
