@@ -108,6 +108,7 @@ func (r statusReport) table(w io.Writer) error {
 		{"kubeconfig", s.Kubeconfig, ""},
 	}
 	if r.Running {
+		rows = append(rows, pluginRows(s.Plugins)...)
 		rows = append(rows, r.Cluster.rows(*s)...)
 	}
 	if err := writeTable(w, "WHAT STATE DETAIL", rows); err != nil {
@@ -121,6 +122,24 @@ func (r statusReport) table(w io.Writer) error {
 		}
 	}
 	return writeTable(w, "PHASE STEP STATE TOOK REASON", steps)
+}
+
+func pluginRows(plugins []status.Plugin) [][]string {
+	var rows [][]string
+	for _, p := range plugins {
+		detail := "version " + p.Version
+		if p.PID != 0 {
+			detail += fmt.Sprintf(", pid %d", p.PID)
+		}
+		if p.Restarts > 0 {
+			detail += fmt.Sprintf(", %d restarts", p.Restarts)
+		}
+		if p.Message != "" {
+			detail += ": " + p.Message
+		}
+		rows = append(rows, []string{"plugin " + p.Kind + "/" + p.Name, p.Phase, detail})
+	}
+	return rows
 }
 
 func prefixed(prefix, text string) string {

@@ -96,6 +96,7 @@ func TestStatusTableGolden(t *testing.T) {
 	s := status.Status{
 		Version: "v1", PID: 42, State: status.Ready, DataDir: "/data", Kubeconfig: "/k", APIServer: "https://127.0.0.1:6443", Node: "one",
 		Datastore: status.Datastore{Kind: "sqlite", Durability: "fast"},
+		Plugins:   []status.Plugin{{Kind: "cni", Name: "flannel", Version: "1.0.0", Phase: "Ready", PID: 43, Restarts: 2}},
 		Phases: []status.Phase{
 			{Name: "storage", Steps: []status.Step{{Name: "kine", State: status.Ready, Took: 0.1234}}},
 			{Name: "api", Steps: []status.Step{{Name: "apiserver", State: status.Failed, Reason: "port taken"}, {Name: "images", State: status.Pending}}},

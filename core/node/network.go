@@ -23,7 +23,7 @@ func (s *server) newNetwork(runtime, search string) {
 		return
 	}
 	s.plugins = pluginhost.New(pluginhost.Deps{
-		Layout: s.layout, Log: s.log, Path: search, NodeName: s.info.Name,
+		Layout: s.layout, Log: s.log, Path: search, NodeName: s.info.Name, OnChange: s.watch.plugin,
 		Source: catalog.New(catalog.Deps{Layout: s.layout, File: s.config.PluginCatalog, Log: s.log}),
 	})
 	var plugin *pluginhost.Supervised

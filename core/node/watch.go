@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/kelson-io/kelson/core/boot"
 	"github.com/kelson-io/kelson/core/boot/timeline"
 	"github.com/kelson-io/kelson/core/datadir"
+	"github.com/kelson-io/kelson/core/pluginhost"
 	"github.com/kelson-io/kelson/core/status"
 )
 
@@ -88,6 +90,26 @@ func (w *watch) note(name string, took time.Duration, err error) {
 		ended := time.Now()
 		w.times.Span("node", name, ended.Add(-took), ended)
 		w.log.Info("step ready", "step", name, "took", rounded(took.Seconds()))
+	}
+	w.write()
+}
+
+// plugin takes the state of a plugin.
+func (w *watch) plugin(s pluginhost.State) {
+	now := status.Plugin{
+		Kind: s.Kind, Name: s.Name, Version: s.Version, Phase: string(s.Phase), Reason: s.Reason, Message: s.Message,
+		PID: s.PID, Restarts: s.Restarts, Since: s.Since,
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.IndexFunc(w.status.Plugins, func(p status.Plugin) bool { return p.Kind == s.Kind && p.Name == s.Name })
+	switch {
+	case i < 0:
+		w.status.Plugins = append(w.status.Plugins, now)
+	case w.status.Plugins[i] == now:
+		return
+	default:
+		w.status.Plugins[i] = now
 	}
 	w.write()
 }

@@ -38,6 +38,9 @@ type Deps struct {
 	Path     string // PATH of the plugins
 	NodeName string // told to the plugins
 	Limits   runner.Limits
+	// OnChange is told each change of a plugin's state, without its output; nil
+	// for none. It must return soon and call no method of the plugin.
+	OnChange func(State)
 }
 
 // Host runs the plugins of a node.

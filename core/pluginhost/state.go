@@ -82,8 +82,15 @@ func (s *Supervised) State() State {
 	return state
 }
 
-// change sets the state and wakes who waits for it.
+// change sets the state, wakes who waits for it and tells the host's owner.
 func (s *Supervised) change(set func(*State)) {
+	now := s.apply(set)
+	if s.host.deps.OnChange != nil {
+		s.host.deps.OnChange(now)
+	}
+}
+
+func (s *Supervised) apply(set func(*State)) State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.state
@@ -100,6 +107,7 @@ func (s *Supervised) change(set func(*State)) {
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
+	return s.state
 }
 
 // wellFor is for how long the present process, or the last one, was ready

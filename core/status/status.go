@@ -44,8 +44,22 @@ type Status struct {
 	Components []string  `json:"components,omitempty"` // packaged components that are deployed
 	// Snapshotter is the one in effect, which need not be the configured one;
 	// empty until the node has chosen it.
-	Snapshotter string  `json:"snapshotter,omitempty"`
-	Phases      []Phase `json:"phases"`
+	Snapshotter string   `json:"snapshotter,omitempty"`
+	Plugins     []Plugin `json:"plugins,omitempty"`
+	Phases      []Phase  `json:"phases"`
+}
+
+// Plugin is one plugin that the server runs.
+type Plugin struct {
+	Kind     string    `json:"kind"`
+	Name     string    `json:"name"`
+	Version  string    `json:"version,omitempty"`
+	Phase    string    `json:"phase"`             // as the plugin host names it
+	Reason   string    `json:"reason,omitempty"`  // one word in CamelCase
+	Message  string    `json:"message,omitempty"` // for humans
+	PID      int       `json:"pid,omitempty"`
+	Restarts uint64    `json:"restarts"` // after a failure
+	Since    time.Time `json:"since"`    // when the phase began
 }
 
 // Datastore says where the cluster's state is kept.
