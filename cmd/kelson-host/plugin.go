@@ -11,6 +11,7 @@ import (
 
 	"github.com/kelson-io/kelson/core/config"
 	"github.com/kelson-io/kelson/core/pluginhost/catalog"
+	"github.com/kelson-io/kelson/core/status"
 	"github.com/kelson-io/kelson/sdk/manifest"
 )
 
@@ -110,14 +111,25 @@ func (r pluginRef) find(env pluginEnv) (kind, name string, err error) {
 
 // pluginState is what the running server tells of one plugin.
 type pluginState struct {
-	PID         int    `json:"pid,omitempty"`
-	Incarnation int    `json:"incarnation,omitempty"`
-	Phase       string `json:"phase,omitempty"`
+	PID      int    `json:"pid,omitempty"`
+	Restarts uint64 `json:"restarts,omitempty"` // after a failure
+	Phase    string `json:"phase,omitempty"`
+	Message  string `json:"message,omitempty"`
 }
 
 // pluginStates reads them by kind/name from what the running server publishes;
 // none while no server runs.
-func pluginStates(dirs) map[string]pluginState { return nil }
+func pluginStates(d dirs) map[string]pluginState {
+	s, err := status.Read(d.statusFile())
+	if err != nil || !alive(s.PID) {
+		return nil
+	}
+	states := map[string]pluginState{}
+	for _, p := range s.Plugins {
+		states[p.Kind+"/"+p.Name] = pluginState{PID: p.PID, Restarts: p.Restarts, Phase: p.Phase, Message: p.Message}
+	}
+	return states
+}
 
 type pluginListCmd struct{ output }
 
