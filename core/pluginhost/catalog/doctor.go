@@ -91,7 +91,7 @@ func (c *Catalog) run(ctx context.Context, x *examination, at func() *subject) {
 	with := func(do func(s *subject, f *os.File) (string, error)) func() (string, error) {
 		return func() (string, error) {
 			s := at()
-			f, _, err := openOwned(s.executable)
+			f, err := openOwned(s.executable)
 			if err != nil {
 				return "", err
 			}

@@ -19,7 +19,7 @@ import (
 // digest that p names. What is returned is the descriptor that was hashed, at
 // its start, to be executed whatever happens to the path meanwhile.
 func Open(p program.Program) (*os.File, error) {
-	f, sum, err := openOwned(p.Path)
+	f, sum, err := openHashed(p.Path)
 	if err != nil {
 		return nil, withPlugin(err, p.String())
 	}
@@ -42,33 +42,42 @@ func withPlugin(err error, name string) error {
 	return err
 }
 
-// openOwned opens a file that only root or this user can change, and hashes it.
-func openOwned(path string) (*os.File, string, error) {
-	dir, err := ownedFolder(filepath.Dir(path))
+// openHashed opens a file that only root or this user can change, and hashes it.
+func openHashed(path string) (*os.File, string, error) {
+	f, err := openOwned(path)
 	if err != nil {
 		return nil, "", err
-	}
-	path = filepath.Join(dir, filepath.Base(path))
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	switch {
-	case errors.Is(err, unix.ELOOP):
-		return nil, "", &Refused{Step: "permission", File: path, Expected: "a regular file", Found: "a symbolic link", Remedy: "put the file itself there"}
-	case err != nil:
-		return nil, "", &Refused{Step: "open", File: path, Err: err, Remedy: "install the plugin again"}
-	}
-	f := os.NewFile(uintptr(fd), path)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, "", errors.Join(fmt.Errorf("stat %s: %w", path, err), f.Close())
-	}
-	if err := owned(path, st, unix.S_IFREG); err != nil {
-		return nil, "", errors.Join(err, f.Close())
 	}
 	sum, err := digest(f)
 	if err != nil {
 		return nil, "", errors.Join(err, f.Close())
 	}
 	return f, sum, nil
+}
+
+// openOwned opens a file that only root or this user can change.
+func openOwned(path string) (*os.File, error) {
+	dir, err := ownedFolder(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	path = filepath.Join(dir, filepath.Base(path))
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, &Refused{Step: "permission", File: path, Expected: "a regular file", Found: "a symbolic link", Remedy: "put the file itself there"}
+	case err != nil:
+		return nil, &Refused{Step: "open", File: path, Err: err, Remedy: "install the plugin again"}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("stat %s: %w", path, err), f.Close())
+	}
+	if err := owned(path, st, unix.S_IFREG); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // digest hashes what f holds and goes back to its start.

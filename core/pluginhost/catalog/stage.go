@@ -181,7 +181,7 @@ func (s *Staged) check(ctx context.Context, all set) error {
 		}
 	}
 	s.Signer, s.Unsigned, s.SHA256 = s.subject.signer, s.subject.unsigned, s.subject.sha256
-	f, _, err := openOwned(s.subject.executable)
+	f, err := openOwned(s.subject.executable)
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (c *Catalog) bundledProgram(s *subject) (string, error) {
 			s.manifest.Lifetime = "node"
 		}
 	}
-	f, sum, err := openOwned(s.executable)
+	f, sum, err := openHashed(s.executable)
 	if err != nil {
 		return "", err
 	}
@@ -138,7 +138,7 @@ func checkFolder(s *subject) (string, error) {
 // checkManifest reads plugin.yaml and compares it with its path.
 func checkManifest(s *subject) (string, error) {
 	path := filepath.Join(s.dir, manifest.FileName)
-	f, sum, err := openOwned(path)
+	f, sum, err := openHashed(path)
 	if err != nil {
 		return "", err
 	}
@@ -219,7 +219,7 @@ func ids(keys []sign.PublicKey) []string {
 func checkFiles(s *subject) (string, error) {
 	for _, name := range slices.Sorted(maps.Keys(s.manifest.Files)) {
 		path := filepath.Join(s.dir, filepath.FromSlash(name))
-		f, sum, err := openOwned(path)
+		f, sum, err := openHashed(path)
 		if err != nil {
 			return "", err
 		}
@@ -268,7 +268,7 @@ func (c *Catalog) pinned(s *subject) (string, error) {
 }
 
 func checkPlatform(s *subject) (string, error) {
-	f, _, err := openOwned(s.executable)
+	f, err := openOwned(s.executable)
 	if err != nil {
 		return "", err
 	}
