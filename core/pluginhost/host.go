@@ -48,6 +48,7 @@ type Host struct {
 	deps   Deps
 	timing timing
 
+	seal    sync.Once
 	mu      sync.Mutex
 	plugins []*Supervised
 }

@@ -20,7 +20,7 @@ import (
 const idleReason = "Idle"
 
 // errIdle ends an on-demand plugin that nobody wants any more.
-var errIdle = errors.New("idle") //nolint:gochecknoglobals // a sentinel
+var errIdle = errors.New("idle")
 
 // run owns the plugin's life.
 func (s *Supervised) run() {
@@ -34,6 +34,11 @@ func (s *Supervised) run() {
 		case <-ctx.Done():
 		}
 	}()
+	s.host.seal.Do(func() {
+		if err := runner.SealDescriptors(); err != nil {
+			s.log.Warn("plugins may get descriptors that the host was started with", "err", err)
+		}
+	})
 	f := &failures{timing: s.host.timing}
 	var next *program.Program // after a rollback
 	for first := true; ; first = false {
@@ -142,7 +147,7 @@ func (s *Supervised) obtain(ctx context.Context, spec runner.Spec, first bool) (
 		s.phase(Absent, "VerifyFailed", oneLine(err.Error()))
 		return nil, false, &fault{reason: "VerifyFailed", err: fmt.Errorf("%s: %w", s, err), blameless: true}
 	}
-	defer bin.Close()
+	defer func() { _ = bin.Close() }()
 	s.phase(Verified, "", "")
 	if spec.Program.Lifetime == program.OnDemand {
 		s.phase(Verified, idleReason, "started when it is wanted")
@@ -289,11 +294,11 @@ func (s *Supervised) release(ctx context.Context, p *runner.Process, conn *grpc.
 		s.log.Info("let go, it runs on", "pid", p.PID())
 	case ctx.Err() != nil, errors.Is(why, errIdle), errors.Is(why, errRestart):
 		s.phase(Draining, "", "")
-		err = s.drain(p, conn)
+		err = s.drain(p, conn) //nolint:contextcheck // ctx has ended; the patience of who stops counts
 	default:
 		// It failed: there is nothing to drain, and it may hang.
 		s.phase(Failed, reasonOf(why), oneLine(why.Error()))
-		err = p.End(s.patience(), time.Second)
+		err = p.End(s.patience(), time.Second) //nolint:contextcheck // ctx may have ended; the patience of who stops counts
 	}
 	if conn != nil {
 		_ = conn.Close()

@@ -138,6 +138,11 @@ var selfDigest = sync.OnceValues(func() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 })
 
+func hexSum(raw []byte) string {
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
+}
+
 // trap is the program of a hostile plugin.
 func trap(lifetime program.Lifetime, ways ...string) program.Program {
 	path, err := self()
@@ -168,7 +173,7 @@ type bench struct {
 func newBench(t *testing.T, prog program.Program) *bench {
 	t.Helper()
 	// A name that stays short whatever the test is called.
-	run, err := os.MkdirTemp(runs, "r")
+	run, err := os.MkdirTemp(runs, "r") //nolint:usetesting // the test's own folder has too long a path for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +241,7 @@ func (b *bench) state(name string) string {
 // eventually polls until ok returns "", and reports its last answer otherwise.
 func eventually(t *testing.T, what string, ok func() string) {
 	t.Helper()
-	deadline := time.Now().Add(40 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -261,7 +261,7 @@ func (m sample) text(own [][2]string) string {
 	return b.String()
 }
 
-var errNoSample = errors.New("no sample") //nolint:gochecknoglobals // a sentinel
+var errNoSample = errors.New("no sample")
 
 func parseSample(line string) (sample, error) {
 	var m sample

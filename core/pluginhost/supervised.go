@@ -43,8 +43,8 @@ type Supervised struct {
 	readyFrom time.Time     // the present process is ready since; zero if it is not
 	readyFor  time.Duration // it was ready for, the last time
 
-	ending  bool            // End: a process of node lifetime is not spared
-	grace   context.Context //nolint:containedctx // the caller's patience, for the goroutine that stops
+	ending bool            // End: a process of node lifetime is not spared
+	grace  context.Context //nolint:containedctx // the caller's patience, for the goroutine that stops
 }
 
 var _ boot.Step = (*Supervised)(nil)
@@ -63,7 +63,9 @@ func newSupervised(h *Host, spec Spec) *Supervised {
 // Name is plugin-<kind>-<name>.
 func (s *Supervised) Name() string { return "plugin-" + s.spec.Kind + "-" + s.spec.Name }
 
-func (s *Supervised) String() string { return program.Program{Kind: s.spec.Kind, Name: s.spec.Name}.String() }
+func (s *Supervised) String() string {
+	return program.Program{Kind: s.spec.Kind, Name: s.spec.Name}.String()
+}
 
 // Start sets the supervision going.
 func (s *Supervised) Start(ctx context.Context) error {

@@ -133,7 +133,7 @@ func Reclaim(ctx context.Context, spec Spec) (p *Process, why string, err error)
 
 // attach returns a process, or why there is none.
 func attach(ctx context.Context, spec Spec, r Record) (*Process, string, error) {
-	h, err := r.identity.open()
+	h, err := r.open()
 	if err != nil {
 		return nil, "", err
 	}
@@ -261,7 +261,7 @@ func EndAll(ctx context.Context, dir string) ([]string, error) {
 		if !ok {
 			continue
 		}
-		h, err := r.identity.open()
+		h, err := r.open()
 		if err == nil && h != nil {
 			err = endLeftover(ctx, h, r.PID)
 			ended = append(ended, fmt.Sprintf("%s(%s) %s, pid %d", r.Kind, r.Name, r.Version, r.PID))

@@ -51,7 +51,7 @@ func (g *goPlugin) Wait(context.Context) error {
 }
 
 // Kill is called by go-plugin when the handshake fails.
-func (g *goPlugin) Kill(context.Context) error { return g.process.Kill() }
+func (g *goPlugin) Kill(context.Context) error { return (*launch)(g).end(g.process) }
 
 // ID is the process number.
 func (g *goPlugin) ID() string { return strconv.Itoa(g.process.PID()) }
@@ -121,7 +121,7 @@ func checkHandshake(line string) error {
 }
 
 // errNoLine is the end of the output without a line.
-var errNoLine = errors.New("no line") //nolint:gochecknoglobals // a sentinel
+var errNoLine = errors.New("no line")
 
 // lineReader yields one line, once it is known, and then the end.
 type lineReader struct {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -59,6 +60,10 @@ type launch struct {
 	process *Process
 	aborted bool
 	why     error // what was wrong with the handshake
+
+	ending sync.Once
+	early  bool // it ended before it was killed
+	silent bool // its output ended without a line before that
 }
 
 // settle turns what go-plugin says into a process or a readable error.
@@ -76,9 +81,9 @@ func (l *launch) settle(ctx context.Context, addr net.Addr, err error) (*Process
 		if err = p.settled(addr.String()); err == nil {
 			return p, nil
 		}
+		why = err
 	}
-	early := p.endsSoon(errors.Is(l.line.Err(), errNoLine))
-	killed := p.Kill()
+	killed := l.end(p)
 	removeSocketDir(l.spec.Dir, l.dir)
 	switch {
 	case killed != nil:
@@ -87,31 +92,33 @@ func (l *launch) settle(ctx context.Context, addr net.Addr, err error) (*Process
 		return nil, context.Cause(ctx)
 	case why != nil:
 		return nil, why
-	case early:
+	case l.early:
 		return nil, config.Hinted(fmt.Errorf("it ended before the handshake: %v%s", p.Exit(), quoteLast(p)),
 			"run the file by hand: it prints what it misses")
-	case errors.Is(l.line.Err(), errNoLine):
+	case l.silent:
 		return nil, errors.New("it closed its standard output before the handshake" + quoteLast(p))
 	}
 	return nil, config.Hinted(fmt.Errorf("no handshake line on its standard output within %v%s", l.spec.timeout(), quoteLast(p)),
 		"a plugin calls serve.Main of the SDK at once and prints nothing before")
 }
 
-// endsSoon says whether the process has ended by itself; when its output has,
-// the end may be a moment away.
-func (p *Process) endsSoon(output bool) bool {
-	limit := time.Duration(0)
-	if output {
-		limit = time.Second
-	}
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-p.ended:
-		return true
-	case <-timer.C:
-		return false
-	}
+// end kills the process, and notes whether it had ended by itself: when its
+// output has, its end may be a moment away.
+func (l *launch) end(p *Process) error {
+	l.ending.Do(func() {
+		limit := time.Duration(0)
+		if errors.Is(l.line.Err(), errNoLine) {
+			limit, l.silent = time.Second, true
+		}
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-p.gone:
+			l.early = true
+		case <-timer.C:
+		}
+	})
+	return p.Kill()
 }
 
 func quoteLast(p *Process) string {
@@ -154,8 +161,8 @@ func (l *launch) live(first chan<- error) {
 	_ = cmd.Wait() // the state tells
 	pipes.finish()
 	l.line.end()
-	ws, known := cmd.ProcessState.Sys().(unix.WaitStatus)
-	p.finish(ws, known)
+	ws, known := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	p.finish(unix.WaitStatus(ws), known)
 	p.handle.close()
 	close(p.done)
 }
@@ -178,7 +185,9 @@ func (l *launch) exec() (*Process, *exec.Cmd, *pipes, error) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		pipes.finish()
+		g.kill()
 		g.remove()
+		_ = os.Remove(l.spec.Record)
 		return nil, nil, nil, err
 	}
 	pipes.pump(p, l.line)

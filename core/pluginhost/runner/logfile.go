@@ -34,7 +34,7 @@ func openLog(path string) (*os.File, error) {
 func shrinkLog(path string) (err error) {
 	info, err := os.Lstat(path)
 	if err != nil || info.Size() <= maxLog {
-		return nil //nolint:nilerr // nothing to shrink
+		return nil
 	}
 	src, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

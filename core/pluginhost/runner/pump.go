@@ -63,7 +63,7 @@ func readLine(r *bufio.Reader) (line []byte, cut int, err error) {
 	for errors.Is(err, bufio.ErrBufferFull) {
 		var rest []byte
 		rest, err = r.ReadSlice('\n')
-		cut += len(rest)
+		cut += len(bytes.TrimSuffix(rest, []byte{'\n'}))
 	}
 	return line, cut, err
 }
@@ -129,7 +129,7 @@ func (p *pump) flushLocked() {
 	}
 }
 
-// ring keeps the last lines, up to maxRing bytes.
+// ring keeps the last lines: maxRing bytes, and for a while up to twice that.
 type ring struct {
 	mu    sync.Mutex
 	lines []string
@@ -144,6 +144,9 @@ func (r *ring) add(line string) {
 	}
 	r.lines = append(r.lines, line)
 	r.size += len(line) + 1
+	if r.size <= 2*maxRing {
+		return // cut in one go now and then, not line by line
+	}
 	drop := 0
 	for r.size > maxRing && drop < len(r.lines)-1 {
 		r.size -= len(r.lines[drop]) + 1

@@ -1,7 +1,9 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -100,9 +102,18 @@ func (s Spec) limit(pid int) error {
 		limits[unix.RLIMIT_NOFILE] = s.Limits.NoFile
 	}
 	for resource, n := range limits {
-		if err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: n, Max: n}, nil); err != nil && err != unix.ESRCH { //nolint:errorlint // a bare errno
+		if err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: n, Max: n}, nil); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("limit resource %d of pid %d: %w", resource, pid, err)
 		}
+	}
+	return nil
+}
+
+// SealDescriptors makes sure that what this process was started with, and left
+// open for its children, is not handed on to plugins.
+func SealDescriptors() error {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close inherited descriptors for children: %w", err)
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,8 +44,10 @@ const lifespan = 2 * time.Minute
 
 // What the plugin says of itself unless it lies.
 const (
-	Kind, Name, Version = "cni", "trap", "1.2.3"
-	Protocol            = 1
+	Kind     = "cni"
+	Name     = "trap"
+	Version  = "1.2.3"
+	Protocol = 1
 )
 
 // Args returns the arguments for a plugin with the behaviours.
@@ -53,7 +56,7 @@ func Args(behaviours ...string) []string { return append([]string{Verb}, behavio
 // Main is the plugin; args are those behind Verb. It returns the exit status.
 func Main(args []string) int {
 	time.AfterFunc(lifespan, die)
-	p := &hostile{ways: args, stop: make(chan struct{})}
+	p := &hostile{ways: args}
 	if p.is("env") {
 		_ = os.WriteFile("env", []byte(strings.Join(os.Environ(), "\n")), 0o600)
 	}
@@ -68,8 +71,8 @@ func Main(args []string) int {
 
 type hostile struct {
 	pluginv1.UnimplementedPluginServer
-	ways []string
-	stop chan struct{}
+	ways       []string
+	configured atomic.Int32
 }
 
 func (p *hostile) is(way string) bool { return slices.Contains(p.ways, way) }
@@ -123,14 +126,14 @@ func (p *hostile) begin() (code int, over bool) {
 		_ = os.Stdout.Close()
 		hang()
 	case p.is("garbage"):
-		fmt.Println("Hello, I am a plugin!")
+		fmt.Fprintln(os.Stdout, "Hello, I am a plugin!")
 		hang()
 	case p.is("long-handshake"):
 		flood(os.Stdout)
 	case p.is("eat-memory"):
 		eat()
 	case p.is("say"):
-		fmt.Println(p.value("line", ""))
+		fmt.Fprintln(os.Stdout, p.value("line", ""))
 		hang()
 	}
 	return 0, false
@@ -224,7 +227,7 @@ func (p *hostile) serve() int {
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	fmt.Println(p.value("line", "1|1|unix|"+p.value("address", path)+"|grpc|"))
+	fmt.Fprintln(os.Stdout, p.value("line", "1|1|unix|"+p.value("address", path)+"|grpc|"))
 	if p.is("die-after-handshake") {
 		die()
 	}
@@ -302,7 +305,8 @@ func (p *hostile) Configure(_ context.Context, r *pluginv1.ConfigureRequest) (*p
 		fmt.Fprintf(f, "%d %s\n", r.GetGeneration(), r.GetConfig())
 		_ = f.Close()
 	}
-	return &pluginv1.ConfigureResponse{RestartRequired: p.is("restart-required")}, nil
+	restart := p.is("restart-required") || p.is("restart-later") && p.configured.Add(1) > 1
+	return &pluginv1.ConfigureResponse{RestartRequired: restart}, nil
 }
 
 // Health is ready at once, or whatever was asked for.
@@ -387,6 +391,7 @@ type huge struct {
 	call string
 }
 
+// Marshal answers as was asked for.
 func (h huge) Marshal(v any) (mem.BufferSlice, error) {
 	_, describe := v.(*pluginv1.DescribeResponse)
 	_, metrics := v.(*pluginv1.MetricsResponse)
