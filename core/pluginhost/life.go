@@ -150,6 +150,11 @@ func (s *Supervised) obtain(ctx context.Context, spec runner.Spec, first bool) (
 	defer func() { _ = bin.Close() }()
 	s.phase(Verified, "", "")
 	if spec.Program.Lifetime == program.OnDemand {
+		// A wish of the last time; who still waits is woken by the phase and wishes anew.
+		select {
+		case <-s.demand:
+		default:
+		}
 		s.phase(Verified, idleReason, "started when it is wanted")
 		select {
 		case <-s.demand:
@@ -159,16 +164,25 @@ func (s *Supervised) obtain(ctx context.Context, spec runner.Spec, first bool) (
 	}
 	s.phase(Starting, "", "")
 	began := time.Now()
-	select {
-	case <-s.demand: // whoever waits is served by this start
-	default:
-	}
 	p, err = runner.Launch(ctx, spec, bin)
 	if err != nil {
+		s.postMortem(err)
 		return nil, false, &fault{reason: "StartFailed", err: fmt.Errorf("%s: start: %w", s, err)}
 	}
 	s.log.Info("started", "pid", p.PID(), "version", spec.Program.Version, "took", time.Since(began).Round(time.Millisecond))
 	return p, false, nil
+}
+
+// postMortem keeps what a process that never shook hands left behind.
+func (s *Supervised) postMortem(err error) {
+	e, ok := errors.AsType[*runner.StartError](err)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	s.output = e.Output[max(0, len(e.Output)-outputLines):]
+	s.mu.Unlock()
+	s.change(func(st *State) { st.LastExit, st.LastExitTime = e.Exit.String(), e.Exit.Time })
 }
 
 // serve brings a process to work and watches it until it ends, fails, or ctx ends.
@@ -297,7 +311,7 @@ func (s *Supervised) release(ctx context.Context, p *runner.Process, conn *grpc.
 		err = s.drain(p, conn) //nolint:contextcheck // ctx has ended; the patience of who stops counts
 	default:
 		// It failed: there is nothing to drain, and it may hang.
-		s.phase(Failed, reasonOf(why), oneLine(why.Error()))
+		s.blame(why)
 		err = p.End(s.patience(), time.Second) //nolint:contextcheck // ctx may have ended; the patience of who stops counts
 	}
 	if conn != nil {
@@ -352,12 +366,7 @@ func (s *Supervised) failed(f *failures, err error) *program.Program {
 	now, _ := s.peek()
 	well := s.wellFor()
 	s.log.Error("failed", "reason", reasonOf(err), "err", err, "ready_for", well.Round(time.Millisecond), "output", s.lastWords())
-	s.change(func(st *State) {
-		if st.Phase != Absent {
-			st.Phase = Failed
-		}
-		st.Reason, st.Message, st.Hint = reasonOf(err), oneLine(err.Error()), config.Hint(err)
-	})
+	s.blame(err)
 	blameless := false
 	if fl, ok := errors.AsType[*fault](err); ok {
 		blameless = fl.blameless
@@ -366,9 +375,9 @@ func (s *Supervised) failed(f *failures, err error) *program.Program {
 		return nil
 	}
 	var back program.Program
-	rollback := guard(func() (err error) {
-		back, err = s.host.deps.Source.Rollback(s.spec.Kind, s.spec.Name, reasonOf(err))
-		return err
+	rollback := guard(func() (no error) {
+		back, no = s.host.deps.Source.Rollback(s.spec.Kind, s.spec.Name, reasonOf(err))
+		return no
 	})
 	if rollback != nil {
 		f.looping = true
@@ -382,6 +391,16 @@ func (s *Supervised) failed(f *failures, err error) *program.Program {
 		st.Version, st.Lifetime, st.Generation = back.Version, back.Lifetime, back.Generation
 	})
 	return &back
+}
+
+// blame shows why the plugin failed.
+func (s *Supervised) blame(err error) {
+	s.change(func(st *State) {
+		if st.Phase != Absent {
+			st.Phase = Failed
+		}
+		st.Reason, st.Message, st.Hint = reasonOf(err), oneLine(err.Error()), config.Hint(err)
+	})
 }
 
 // pause waits for the next start; false means that Stop came.

@@ -37,6 +37,7 @@ func TestWellBehaved(t *testing.T) {
 	b := newBench(t, trap(program.Host))
 	b.spec.Config = json.RawMessage(`{"mtu":1400}`)
 	b.spec.Protocols = []uint32{1, 2}
+	b.timing.term = 10 * time.Second
 	ups := 0
 	b.spec.Up = func(ctx context.Context, conn grpc.ClientConnInterface) error {
 		ups++

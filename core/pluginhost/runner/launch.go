@@ -90,15 +90,36 @@ func (l *launch) settle(ctx context.Context, addr net.Addr, err error) (*Process
 		return nil, fmt.Errorf("%w; %w", err, killed)
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	}
+	return nil, &StartError{Exit: p.Exit(), Output: p.Output(keptLines), err: l.explain(p, why)}
+}
+
+// keptLines is how much of the output a StartError has.
+const keptLines = 50
+
+// StartError is why a process that was executed did not come up.
+type StartError struct {
+	Exit   Exit
+	Output []string // its last lines
+	err    error
+}
+
+func (e *StartError) Error() string { return e.err.Error() }
+
+// Unwrap returns the reason.
+func (e *StartError) Unwrap() error { return e.err }
+
+func (l *launch) explain(p *Process, why error) error {
+	switch {
 	case why != nil:
-		return nil, why
+		return why
 	case l.early:
-		return nil, config.Hinted(fmt.Errorf("it ended before the handshake: %v%s", p.Exit(), quoteLast(p)),
+		return config.Hinted(fmt.Errorf("it ended before the handshake: %v%s", p.Exit(), quoteLast(p)),
 			"run the file by hand: it prints what it misses")
 	case l.silent:
-		return nil, errors.New("it closed its standard output before the handshake" + quoteLast(p))
+		return errors.New("it closed its standard output before the handshake" + quoteLast(p))
 	}
-	return nil, config.Hinted(fmt.Errorf("no handshake line on its standard output within %v%s", l.spec.timeout(), quoteLast(p)),
+	return config.Hinted(fmt.Errorf("no handshake line on its standard output within %v%s", l.spec.timeout(), quoteLast(p)),
 		"a plugin calls serve.Main of the SDK at once and prints nothing before")
 }
 
