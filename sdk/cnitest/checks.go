@@ -18,7 +18,7 @@ import (
 )
 
 func preflight(t *testing.T, k *kit) {
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	reply, err := k.network.Preflight(ctx, &cniv1.PreflightRequest{Node: k.setup.GetNode()})
 	if err != nil {
@@ -40,7 +40,7 @@ func preflight(t *testing.T, k *kit) {
 }
 
 func start(t *testing.T, k *kit) {
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	if k.process != nil {
 		if _, err := k.network.Start(ctx, &cniv1.StartRequest{}); err == nil {
@@ -79,7 +79,7 @@ func start(t *testing.T, k *kit) {
 }
 
 func topology(t *testing.T, k *kit) {
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	stream, err := k.network.Topology(ctx)
 	if err != nil {
@@ -199,6 +199,7 @@ func refuses(t *testing.T, k *kit) {
 		}
 	}
 	k.drop(t, p)
+	k.collect(t) // what was refused must not be in the way
 	k.eventually(t, func() error { return k.holds() })
 	for name, raw := range map[string][]byte{
 		"other version": {0, 0, 0, 8, 9, 1, 0, 0, 0, 0, 0, 0},

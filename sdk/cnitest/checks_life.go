@@ -210,7 +210,7 @@ func crashLeaksNothing(t *testing.T, k *kit) {
 // teardown leaves the node as it was, and can be followed by a start.
 func teardown(t *testing.T, k *kit) {
 	p := k.attached(t)
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	if _, err := k.network.Teardown(ctx, &cniv1.TeardownRequest{}); err != nil {
 		t.Errorf("Teardown: %v", err)

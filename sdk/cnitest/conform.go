@@ -18,7 +18,7 @@ import (
 
 const (
 	callTime   = 60 * time.Second // of a call, generously: a limit, not a budget
-	settleTime = 10 * time.Second // for the kernel to take away what is deleted
+	settleTime = 10 * time.Second // unless Config.Settle says otherwise
 	statusTime = 2 * time.Second  // of STATUS through the shim, whatever the plugin does
 	podsAtOnce = 32
 
@@ -48,6 +48,9 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix
 	// IPTables tells the plugin that the kernel has no nftables.
 	IPTables bool
+	// Settle is how long to wait for what was removed to be gone and for pods to
+	// be reachable, 10 s by default. Only what fails takes so long.
+	Settle time.Duration
 }
 
 // Conform judges a plugin. Its subtests build on each other: after a failure the
@@ -123,6 +126,9 @@ func newKit(t *testing.T, c Config) *kit {
 	}
 	if len(c.ClusterCIDRs) == 0 {
 		c.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
+	}
+	if c.Settle == 0 {
+		c.Settle = settleTime
 	}
 	k := &kit{Config: c}
 	var err error
@@ -210,7 +216,7 @@ func (k *kit) launch(t *testing.T) {
 	k.process = p
 	p.conn = connect(t, p.socket)
 	k.network = cniv1.NewNetworkClient(p.conn)
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	secrets := map[string][]byte{}
 	for name, text := range k.Program.Secrets {
@@ -235,7 +241,7 @@ func (k *kit) kill() {
 // begin is Setup and Start.
 func (k *kit) begin(t *testing.T) *cniv1.StartResponse {
 	t.Helper()
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	if _, err := k.network.Setup(ctx, k.setup); err != nil {
 		t.Fatalf("setup: %v", err)
@@ -258,7 +264,7 @@ func (k *kit) again(t *testing.T) {
 // collect has the plugin remove all but the pods.
 func (k *kit) collect(t *testing.T, valid ...*pod) []cni.Attachment {
 	t.Helper()
-	ctx, cancel := within(t, callTime)
+	ctx, cancel := call(t)
 	defer cancel()
 	r := &cniv1.CollectRequest{}
 	for _, p := range valid {
@@ -280,13 +286,13 @@ func (k *kit) eventually(t *testing.T, wrong func() error) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(settleTime); ; <-tick.C {
+	for end := time.Now().Add(k.Settle); ; <-tick.C {
 		err := wrong()
 		if err == nil {
 			return
 		}
 		if time.Now().After(end) {
-			t.Errorf("after %v still: %v", settleTime, err)
+			t.Errorf("after %v still: %v", k.Settle, err)
 			return
 		}
 	}

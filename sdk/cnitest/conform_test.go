@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kelson-io/kelson/sdk/cni"
 	"github.com/kelson-io/kelson/sdk/plugin"
@@ -44,7 +45,9 @@ func TestJudge(t *testing.T) {
 	if broken == "" {
 		t.Skip("is run by TestBroken")
 	}
-	Conform(t, config(t, broken))
+	c := config(t, broken)
+	c.Settle = time.Second
+	Conform(t, c)
 }
 
 // TestBroken proves that the kit finds what is wrong.
@@ -124,7 +127,7 @@ func binaries(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, kind := range map[string]string{"bridge": "main", "host-local": "ipam", "portmap": "meta"} {
+	for name, kind := range map[string]string{"bridge": "main", "host-local": "ipam", "portmap": "meta", "bandwidth": "meta"} {
 		if _, err := os.Stat(payload); err == nil {
 			if err := os.Symlink(payload, filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -68,9 +69,7 @@ func (k *kit) conf(version string, more map[string]any) []byte {
 		"cniVersion": version, "name": ipam.Network, "type": "kelson-cni",
 		"kelson": map[string]string{"socket": k.setup.GetSocket(), "records": k.path("attachments"), "journal": k.path("journal"), "plugin": plugName},
 	}
-	for key, value := range more {
-		c[key] = value
-	}
+	maps.Copy(c, more)
 	raw, _ := json.Marshal(c) // of strings and valid JSON
 	return raw
 }
@@ -299,12 +298,11 @@ func (k *kit) holds(pods ...*pod) error {
 	return errors.Join(errs...)
 }
 
-// clean fails while there are other links than those, or other addresses than
-// those of the pods.
-func (k *kit) clean(links []string, pods ...*pod) error {
+// clean fails while there are other links than those, or any addresses.
+func (k *kit) clean(links []string) error {
 	now, err := k.links()
 	if err != nil {
 		return err
 	}
-	return errors.Join(sameNames(links, now), k.holds(pods...))
+	return errors.Join(sameNames(links, now), k.holds())
 }

@@ -70,7 +70,6 @@ func startProcess(program plugintest.Program, node *namespace, dir string) (*pro
 	if err != nil {
 		return nil, errors.Join(err, stdinW.Close())
 	}
-	defer stdoutW.Close()
 	p.cmd.Stdin, p.cmd.Stdout, p.stdin, p.stdout = stdin, stdoutW, stdinW, stdout
 	begun := make(chan error, 1)
 	go func() {
@@ -88,7 +87,9 @@ func startProcess(program plugintest.Program, node *namespace, dir string) (*pro
 		}
 		close(p.ended)
 	}()
-	if err := <-begun; err != nil {
+	err = <-begun
+	stdoutW.Close() // so that its end is seen
+	if err != nil {
 		return nil, errors.Join(err, stdinW.Close(), stdout.Close())
 	}
 	if err := p.shake(); err != nil {
@@ -147,7 +148,8 @@ func connect(t *testing.T, socket string) *grpc.ClientConn {
 	return conn
 }
 
-func within(t *testing.T, limit time.Duration) (context.Context, context.CancelFunc) {
+// call bounds one call, or a few.
+func call(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
-	return context.WithTimeout(t.Context(), limit)
+	return context.WithTimeout(t.Context(), callTime)
 }

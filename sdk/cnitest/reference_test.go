@@ -139,8 +139,6 @@ func (r *reference) Teardown(ctx context.Context, all bool) error {
 
 func (r *reference) Add(ctx context.Context, a *cni.Request) (*cni.Result, error) {
 	if r.broken == "address" { // each pod from a store of its own
-		conf := strings.ReplaceAll(string(a.Config), "\n", "")
-		_ = conf
 		s := r.setup
 		s.IPAMDir = filepath.Join(s.IPAMDir, a.ContainerID)
 		other := &reference{}
