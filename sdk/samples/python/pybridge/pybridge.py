@@ -498,6 +498,10 @@ class Network:
         for key in ("CNI_CONTAINERID", "CNI_IFNAME") + (("CNI_NETNS",) if verb != "DEL" else ()):
             if not entry["env"].get(key):
                 raise CNIError(4, f"{key} is missing")
+        if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}", env["CNI_CONTAINERID"]):
+            raise CNIError(4, "CNI_CONTAINERID is malformed")
+        if not re.fullmatch(r"[^/:\s]{1,15}", env["CNI_IFNAME"]) or env["CNI_IFNAME"] in (".", ".."):
+            raise CNIError(4, "CNI_IFNAME is malformed")
         if verb == "CHECK" and not config.get("prevResult"):
             raise CNIError(7, "prevResult is missing")
         with self.turns.one(env["CNI_CONTAINERID"], deadline - time.monotonic()):
