@@ -18,14 +18,16 @@ const cniProtocol = 1
 // newNetwork makes the steps that connect pods: the plugin's process, what it
 // is told of the node, and the upkeep.
 func (s *server) newNetwork(runtime, search string) {
-	s.network = s.podNetwork(cni.NewForeign(s.layout))
-	if s.config.Network.CNI == config.NoCNI {
-		return
-	}
 	s.plugins = pluginhost.New(pluginhost.Deps{
 		Layout: s.layout, Log: s.log, Path: search, NodeName: s.info.Name, OnChange: s.watch.plugin,
 		Source: catalog.New(catalog.Deps{Layout: s.layout, File: s.config.PluginCatalog, Log: s.log}),
 	})
+	note := s.watch.note
+	if s.config.Network.CNI == config.NoCNI {
+		s.network = s.podNetwork(cni.NewForeign(s.layout))
+		s.former = launch(s.retire(), note, s.network.await)
+		return
+	}
 	var plugin *pluginhost.Supervised
 	network := cni.New(cni.Deps{
 		Layout: s.layout, Name: s.config.Network.CNI, Cluster: s.config.Network, Interface: s.config.Network.FlannelIface,
@@ -35,10 +37,10 @@ func (s *server) newNetwork(runtime, search string) {
 		Kind: "cni", Name: s.config.Network.CNI, Config: cniConfig(s.config.Network),
 		Protocols: []uint32{cniProtocol}, Up: network.Up,
 	})
-	note := s.watch.note
 	s.plugin = launch(plugin, note)
 	s.network = s.podNetwork(network)
 	s.upkeep = launch(cni.NewUpkeep(cni.UpkeepDeps{Network: network, Client: s.client, Runtime: runtime, Log: s.log}), note, s.network.await, s.answering)
+	s.former = launch(s.retire(), note, s.network.await)
 }
 
 func (s *server) podNetwork(network agent.Network) *launched {

@@ -38,6 +38,7 @@ type server struct {
 	plugin      *launched // the network's
 	network     *launched
 	upkeep      *launched // of the network
+	former      *launched // ends networks of an earlier choice
 	images      *launched
 	kubelet     *launched
 	identity    *identity
@@ -49,7 +50,7 @@ type server struct {
 	nodeReady   boot.Step
 
 	child       *agent.NodeChild // the step inside kubelet
-	plugins     *pluginhost.Host // nil without plugins
+	plugins     *pluginhost.Host
 	snapshotter func() string
 	addresses   latest // of the node
 }
@@ -156,7 +157,7 @@ func (s *server) enabled(seq boot.Sequence) boot.Sequence {
 
 // launches are the steps of the node.
 func (s *server) launches() []*launched {
-	all := []*launched{s.containerd, s.plugin, s.network, s.images, s.kubelet, s.upkeep}
+	all := []*launched{s.containerd, s.plugin, s.network, s.images, s.kubelet, s.upkeep, s.former}
 	return slices.DeleteFunc(all, func(l *launched) bool { return l == nil })
 }
 

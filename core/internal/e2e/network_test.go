@@ -74,6 +74,36 @@ func TestHostDiesNetworkPluginLives(t *testing.T) {
 	pinged(t, s, "before", address(t, s, "after"))
 }
 
+// TestNetworkChosenAnew: a restart with another network ends the former one, and
+// pods of both reach each other.
+func TestNetworkChosenAnew(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, testkit.NetworkConfig{}, bare...)
+	s.Start(t)
+	s.WaitNode(t, booted)
+	runPod(t, s, "before")
+	for _, to := range []string{"bridge", "flannel"} {
+		s.Stop(t, 20*time.Second)
+		s.Start(t, "--cni="+to)
+		s.WaitNode(t, booted)
+		runPod(t, s, "on-"+to)
+		pinged(t, s, "before", address(t, s, "on-"+to))
+		pinged(t, s, "on-"+to, address(t, s, "before"))
+		testkit.Eventually(t, soon, "only "+to+" runs", func(context.Context) error {
+			for _, p := range s.Processes(t) {
+				if strings.HasSuffix(p.Args[0], "/kelson-plugins") && p.Args[2] != to {
+					return fmt.Errorf("still running: %v", p)
+				}
+			}
+			return nil
+		})
+		if p := pluginOf(t, s); p.Args[2] != to {
+			t.Errorf("plugin of %s: %v", to, p)
+		}
+	}
+	s.Kubectl(t, "delete", "pod", "before", "on-bridge", "on-flannel", "--wait=true")
+}
+
 // address is the first address of a pod.
 func address(t *testing.T, s *testkit.Server, pod string) string {
 	t.Helper()
