@@ -1,6 +1,6 @@
 // Package serve makes a program of a plugin: one line in its main,
 //
-//	os.Exit(serve.Main(plugin.New(p), cni.Service(p)))
+//	os.Exit(serve.Main(plugin.New(p), cni.Register(p)))
 //
 // Started by the host, the program serves the base contract and the given
 // services over gRPC until it is told to end. Run by hand it prints help, and
