@@ -41,8 +41,8 @@ func (s *Supervised) run() {
 	})
 	f := &failures{timing: s.host.timing}
 	var next *program.Program // after a rollback
-	for first := true; ; first = false {
-		err := s.incarnation(ctx, next, first)
+	for {
+		err := s.incarnation(ctx, next)
 		next = nil
 		if ctx.Err() != nil {
 			s.stopped()
@@ -72,13 +72,13 @@ func (s *Supervised) stopped() {
 
 // incarnation is one process from its launch or take-over to its end; it returns
 // why it ended.
-func (s *Supervised) incarnation(ctx context.Context, pinned *program.Program, first bool) error {
+func (s *Supervised) incarnation(ctx context.Context, pinned *program.Program) error {
 	prog, err := s.resolve(pinned)
 	if err != nil {
 		return err
 	}
 	spec := s.runnerSpec(prog)
-	process, attached, err := s.obtain(ctx, spec, first)
+	process, attached, err := s.obtain(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -127,20 +127,19 @@ func (s *Supervised) runnerSpec(prog program.Program) runner.Spec {
 	}
 }
 
-// obtain takes over the process of an earlier host or launches one.
-func (s *Supervised) obtain(ctx context.Context, spec runner.Spec, first bool) (p *runner.Process, attached bool, err error) {
-	if first {
-		p, why, err := runner.Reclaim(ctx, spec)
-		if err != nil {
-			return nil, false, &fault{reason: "LeftoverAlive", err: fmt.Errorf("%s: take over: %w", s, err), blameless: true}
-		}
-		if why != "" {
-			s.log.Warn("a process of an earlier host was ended", "reason", why)
-		}
-		if p != nil {
-			s.log.Info("taken over", "pid", p.PID(), "version", spec.Program.Version)
-			return p, true, nil
-		}
+// obtain takes over the process of an earlier host or launches one. Nothing is
+// launched beside a process that could not be ended.
+func (s *Supervised) obtain(ctx context.Context, spec runner.Spec) (p *runner.Process, attached bool, err error) {
+	p, why, err := runner.Reclaim(ctx, spec)
+	if err != nil {
+		return nil, false, &fault{reason: "LeftoverAlive", err: fmt.Errorf("%s: take over: %w", s, err), blameless: true}
+	}
+	if why != "" {
+		s.log.Warn("an earlier process was ended", "reason", why)
+	}
+	if p != nil {
+		s.log.Info("taken over", "pid", p.PID(), "version", spec.Program.Version)
+		return p, true, nil
 	}
 	bin, err := runner.Open(spec.Program)
 	if err != nil {
