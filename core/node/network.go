@@ -2,7 +2,7 @@ package node
 
 import (
 	"encoding/json"
-	"fmt"
+	"strconv"
 
 	"github.com/kelson-io/kelson/core/agent"
 	"github.com/kelson-io/kelson/core/agent/cni"
@@ -18,9 +18,9 @@ const cniProtocol = 1
 // newNetwork makes the steps that connect pods: the plugin's process, what it
 // is told of the node, and the upkeep.
 func (s *server) newNetwork(runtime, search string) {
+	plugins := catalog.New(catalog.Deps{Layout: s.layout, File: s.config.PluginCatalog, Log: s.log})
 	s.plugins = pluginhost.New(pluginhost.Deps{
-		Layout: s.layout, Log: s.log, Path: search, NodeName: s.info.Name, OnChange: s.watch.plugin,
-		Source: catalog.New(catalog.Deps{Layout: s.layout, File: s.config.PluginCatalog, Log: s.log}),
+		Layout: s.layout, Log: s.log, Path: search, NodeName: s.info.Name, OnChange: s.watch.plugin, Source: plugins,
 	})
 	note := s.watch.note
 	if s.config.Network.CNI == config.NoCNI {
@@ -33,8 +33,12 @@ func (s *server) newNetwork(runtime, search string) {
 		Layout: s.layout, Name: s.config.Network.CNI, Cluster: s.config.Network, Interface: s.config.Network.FlannelIface,
 		Info: s.detect, Facts: s.host.Facts, Path: search, Log: s.log,
 	}, func() cni.Plugin { return plugin })
+	settings, err := plugins.Settings("cni", s.config.Network.CNI)
+	if err != nil {
+		s.log.Error("settings of the network plugin are left out", "plugin", s.config.Network.CNI, "err", err)
+	}
 	plugin = s.plugins.Supervise(pluginhost.Spec{
-		Kind: "cni", Name: s.config.Network.CNI, Config: cniConfig(s.config.Network),
+		Kind: "cni", Name: s.config.Network.CNI, Config: cniConfig(s.config.Network, settings.Config), Secrets: settings.Secrets,
 		Protocols: []uint32{cniProtocol}, Up: network.Up,
 	})
 	s.plugin = launch(plugin, note)
@@ -50,10 +54,22 @@ func (s *server) podNetwork(network agent.Network) *launched {
 	}), s.watch.note)
 }
 
-// cniConfig is the plugin's configuration as far as flags make it.
-func cniConfig(n config.Network) json.RawMessage {
+// cniConfig is the plugin's configuration: the catalog's, and for flannel what
+// the flags say where the catalog says nothing.
+func cniConfig(n config.Network, fromCatalog json.RawMessage) json.RawMessage {
 	if n.CNI != "flannel" {
-		return nil
+		return fromCatalog
 	}
-	return json.RawMessage(fmt.Sprintf(`{"backend":%q}`, n.FlannelBackend))
+	settings := map[string]json.RawMessage{}
+	if len(fromCatalog) > 0 && json.Unmarshal(fromCatalog, &settings) != nil {
+		return fromCatalog // the plugin says what is wrong with it
+	}
+	if _, set := settings["backend"]; !set {
+		settings["backend"] = json.RawMessage(strconv.Quote(n.FlannelBackend))
+	}
+	raw, err := json.Marshal(settings)
+	if err != nil {
+		return fromCatalog
+	}
+	return raw
 }
