@@ -287,7 +287,7 @@ func (b *bench) nothingLeft(before census) {
 		now := count(b.t)
 		left, _ := filepath.Glob(filepath.Join(RunDir(b.layout), "*.json"))
 		sockets, _ := filepath.Glob(filepath.Join(RunDir(b.layout), "*", "plugin-dir*"))
-		groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", cgroup(b.layout, hostile.Kind, hostile.Name)))
+		groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", filepath.Dir(cgroup(b.layout, hostile.Kind, hostile.Name))))
 		if now.goroutines > before.goroutines || now.fds > before.fds || len(left)+len(sockets)+len(groups) > 0 {
 			buf := make([]byte, 1<<18)
 			return fmt.Sprintf("%+v before, %+v now, records %v, sockets %v, cgroups %v\n%s", before, now, left, sockets, groups, buf[:runtime.Stack(buf, true)])

@@ -158,7 +158,10 @@ func (s *Supervised) configure(ctx context.Context, p *runner.Process, client pl
 	case answer.GetRestartRequired():
 		return faultf("ConfigureFailed", "%s: configure: it was started a moment ago and asks for a restart", s)
 	}
-	return p.Configured(digest, generation)
+	if err := p.Configured(digest, generation); err != nil {
+		s.log.Warn("configuration not noted for a later host", "err", err)
+	}
+	return nil
 }
 
 // configDigest identifies the configuration, but for the values of secrets: they

@@ -19,6 +19,7 @@ const cgroupMount = "/sys/fs/cgroup"
 // group is a plugin's cgroup: one folder with version 2, one per controller with
 // version 1, none where there are no cgroups or they are not ours to change.
 type group struct {
+	name    string
 	dirs    []string
 	unified bool
 }
@@ -28,15 +29,17 @@ func newGroup(name string, limits Limits) group {
 	if name == "" {
 		return group{}
 	}
-	var g group
+	g := group{name: name}
 	if isFS(cgroupMount, unix.CGROUP2_SUPER_MAGIC) {
 		g.unified = true
 		g.dirs = makeUnified(name)
 	} else {
 		for _, controller := range []string{"pids", "memory"} {
 			dir := filepath.Join(cgroupMount, controller)
-			if isFS(dir, unix.CGROUP_SUPER_MAGIC) && os.MkdirAll(filepath.Join(dir, name), 0o755) == nil {
-				g.dirs = append(g.dirs, filepath.Join(dir, name))
+			path := filepath.Join(dir, name)
+			// Twice: a neighbour's remove may take the parents away in between.
+			if isFS(dir, unix.CGROUP_SUPER_MAGIC) && (os.MkdirAll(path, 0o755) == nil || os.MkdirAll(path, 0o755) == nil) {
+				g.dirs = append(g.dirs, path)
 			}
 		}
 	}
@@ -121,7 +124,8 @@ func (g group) kill() {
 	}
 }
 
-// remove takes an empty group away; killed processes may need a moment to leave.
+// remove takes an empty group away, and the groups above it that thereby become
+// empty; killed processes may need a moment to leave.
 func (g group) remove() {
 	deadline := time.Now().Add(2 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -133,6 +137,10 @@ func (g group) remove() {
 				break
 			}
 			<-tick.C
+		}
+		for range strings.Count(g.name, "/") {
+			dir = filepath.Dir(dir)
+			_ = unix.Rmdir(dir) // busy with other plugins
 		}
 	}
 }

@@ -65,6 +65,7 @@ func (id identity) open() (*handle, error) {
 	// Looked at after the descriptor pinned it, so that the number cannot change
 	// hands in between.
 	if now, err := identify(id.PID); err != nil || now != id || h.gone() {
+		h.status(id.PID) // reaps it, if this host executed itself anew
 		h.close()
 		return nil, nil //nolint:nilerr // a process that cannot be read has ended
 	}
