@@ -371,5 +371,9 @@ func (p *process) stopped(t *testing.T, f func()) {
 			t.Error(err)
 		}
 	}()
+	// The signal is on its way; the last thread stops a moment later.
+	if err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
 	f()
 }
