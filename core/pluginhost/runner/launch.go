@@ -182,7 +182,11 @@ func (l *launch) live(first chan<- error) {
 	_ = cmd.Wait() // the state tells
 	pipes.finish()
 	l.line.end()
-	ws, known := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	var ws syscall.WaitStatus
+	known := false
+	if cmd.ProcessState != nil { // nil if somebody else has reaped it
+		ws, known = cmd.ProcessState.Sys().(syscall.WaitStatus)
+	}
 	p.finish(unix.WaitStatus(ws), known)
 	p.handle.close()
 	close(p.done)
