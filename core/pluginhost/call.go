@@ -135,7 +135,7 @@ func (s *Supervised) stamp(ctx context.Context, method string, began time.Time, 
 	// The plugin's clock for the call may run out a moment before ours.
 	case limited && time.Until(deadline) < 5*time.Millisecond:
 		e.cause = context.DeadlineExceeded
-		message = "no answer within " + time.Since(began).Round(time.Millisecond).String()
+		message = "no answer within " + deadline.Sub(began).Round(time.Millisecond).String()
 		st = status.New(codes.DeadlineExceeded, message)
 	case ctx.Err() != nil:
 		e.cause = context.Canceled

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -129,6 +130,21 @@ func (h *Host) all() []*Supervised {
 		return cmp.Or(cmp.Compare(a.spec.Kind, b.spec.Kind), cmp.Compare(a.spec.Name, b.spec.Name))
 	})
 	return plugins
+}
+
+// claim makes s the one that runs its plugin: two would end each other's process.
+func (h *Host) claim(s *Supervised) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, other := range h.plugins {
+		if other != s && other.started && other.spec.Kind == s.spec.Kind && other.spec.Name == s.spec.Name {
+			return errors.New("it is supervised already")
+		}
+	}
+	s.mu.Lock()
+	s.started = true
+	s.mu.Unlock()
+	return nil
 }
 
 // forget takes a stopped plugin out of the lists.

@@ -19,9 +19,11 @@ import (
 // TestHostileStarts has plugins that cannot be brought to work: the host says
 // why, tries again, and nothing of any attempt is left.
 func TestHostileStarts(t *testing.T) {
-	short := func(b *bench) {
-		b.timing.handshake, b.timing.describe, b.timing.validate, b.timing.configure = 700*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
-	}
+	const soon = 300 * time.Millisecond
+	handshake := func(b *bench) { b.timing.handshake = 700 * time.Millisecond }
+	describe := func(b *bench) { b.timing.describe = soon }
+	validate := func(b *bench) { b.timing.validate = soon }
+	configure := func(b *bench) { b.timing.configure = soon }
 	for _, c := range []struct {
 		name   string
 		ways   string
@@ -31,8 +33,8 @@ func TestHostileStarts(t *testing.T) {
 	}{
 		{"exits at the start", "exit-at-start", "StartFailed", "start: it ended before the handshake: exit status 3: cannot open the database", nil},
 		{"dies at the start", "die-at-start", "StartFailed", "it ended before the handshake: signal: killed", nil},
-		{"never shakes hands", "hang-at-start", "StartFailed", "no handshake line on its standard output within 700ms", short},
-		{"stops itself before the handshake", "stop-at-start", "StartFailed", "no handshake line on its standard output within 700ms", short},
+		{"never shakes hands", "hang-at-start", "StartFailed", "no handshake line on its standard output within 700ms", handshake},
+		{"stops itself before the handshake", "stop-at-start", "StartFailed", "no handshake line on its standard output within 700ms", handshake},
 		{"closes its output", "close-stdout", "StartFailed", "it closed its standard output before the handshake", nil},
 		{"prints something else first", "garbage", "StartFailed", `its first line is "Hello, I am a plugin!", expected is the handshake 1|1|unix|<socket>|grpc`, nil},
 		{"prints an endless line", "long-handshake", "StartFailed", "its first line is", nil},
@@ -47,10 +49,10 @@ func TestHostileStarts(t *testing.T) {
 		{"dies in validate", "die-in-validate", "Killed", "it ended by itself: signal: killed", nil},
 		{"dies in configure", "die-in-configure", "Killed", "it ended by itself: signal: killed", nil},
 		{"dies in health", "die-in-health", "Killed", "it ended by itself: signal: killed", nil},
-		{"hangs in describe", "hang-in-describe", "DescribeFailed", "cni(trap): describe: no answer within 3", short},
-		{"hangs in validate", "hang-in-validate", "ValidateFailed", "cni(trap): validate: no answer within 3", short},
-		{"hangs in configure", "hang-in-configure", "ConfigureFailed", "cni(trap): configure: no answer within 3", short},
-		{"stops itself in describe", "stop-in-describe", "DescribeFailed", "cni(trap): describe: no answer within 3", short},
+		{"hangs in describe", "hang-in-describe", "DescribeFailed", "cni(trap): describe: no answer within ", describe},
+		{"hangs in validate", "hang-in-validate", "ValidateFailed", "cni(trap): validate: no answer within ", validate},
+		{"hangs in configure", "hang-in-configure", "ConfigureFailed", "cni(trap): configure: no answer within ", configure},
+		{"stops itself in describe", "stop-in-describe", "DescribeFailed", "cni(trap): describe: no answer within ", describe},
 		{"fails in describe", "fail-in-describe", "DescribeFailed", "cni(trap): describe: no [2J luck", nil},
 		{"fails in configure", "fail-in-configure", "ConfigureFailed", "cni(trap): configure: no [2J luck", nil},
 		{"fails in health", "fail-in-health", "HealthLost", "cni(trap): health: no [2J luck", nil},

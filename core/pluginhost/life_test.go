@@ -132,7 +132,9 @@ func TestUpFails(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, trap(program.Host, "fail-in-drain"))
-			b.timing.up = 200 * time.Millisecond
+			if c.name == "late" {
+				b.timing.up = 200 * time.Millisecond
+			}
 			b.spec.Up = c.up
 			before := count(t)
 			s := b.start()
@@ -401,5 +403,75 @@ func TestUnreadyTellsWhy(t *testing.T) {
 	err := s.Ready(ctx)
 	if err == nil || !strings.Contains(err.Error(), "cni(trap): not ready: Starting (NoPeers): waits for peers") || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("ready: %v", err)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	for _, lifetime := range []program.Lifetime{program.Host, program.Node} {
+		t.Run(string(lifetime), func(t *testing.T) {
+			b := newBench(t, trap(lifetime))
+			before := count(t)
+			s := b.start()
+			b.ready(s)
+			pid := s.State().PID
+			next := trap(lifetime, "version=2.0.0")
+			next.Version = "2.0.0"
+			b.source.set(func(src *source) { src.now = next })
+			s.Restart()
+			eventually(t, "the next version", func() string {
+				if st := s.State(); st.Version != "2.0.0" || st.Phase != Ready || st.Restarts != 0 {
+					return fmt.Sprintf("%+v", st)
+				}
+				return ""
+			})
+			if running(pid) {
+				t.Error("the old process runs")
+			}
+			if _, err := os.Stat(filepath.Join(StateDir(b.layout, hostile.Kind, hostile.Name), "drained")); err != nil {
+				t.Errorf("not drained: %v", err)
+			}
+			if err := s.End(t.Context()); err != nil {
+				t.Error(err)
+			}
+			b.nothingLeft(before)
+		})
+	}
+}
+
+func TestRestartEndsTheWait(t *testing.T) {
+	b := newBench(t, trap(program.Host, "exit-at-start"))
+	b.timing.backoffMin, b.timing.backoffMax = time.Hour, time.Hour
+	s := b.start()
+	eventually(t, "back-off", func() string {
+		if st := s.State(); st.Phase != Backoff {
+			return fmt.Sprintf("%+v", st)
+		}
+		return ""
+	})
+	b.source.set(func(src *source) { src.now = trap(program.Host) })
+	s.Restart()
+	b.ready(s)
+}
+
+func TestSupervisedOnce(t *testing.T) {
+	b := newBench(t, trap(program.Host))
+	h := b.host()
+	first, second := h.Supervise(b.spec), h.Supervise(b.spec)
+	if err := first.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.ready(first)
+	if err := second.Start(t.Context()); err == nil || err.Error() != "start cni(trap): it is supervised already" {
+		t.Errorf("second supervision: %v", err)
+	}
+	if err := errors.Join(second.Stop(t.Context()), first.Stop(t.Context())); err != nil {
+		t.Error(err)
+	}
+	third := h.Supervise(b.spec)
+	if err := third.Start(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := third.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -26,7 +26,7 @@ import (
 const maxDiagnostics = 100
 
 // errRestart asks for a new process, through no fault of the present one.
-var errRestart = errors.New("it takes the changed configuration only at its start")
+var errRestart = errors.New("restart")
 
 // negotiate makes sure that the process is the program, and configures it.
 func (s *Supervised) negotiate(ctx context.Context, prog program.Program, p *runner.Process, conn grpc.ClientConnInterface) error {

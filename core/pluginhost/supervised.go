@@ -31,6 +31,7 @@ type Supervised struct {
 	halt    sync.Once
 	done    chan struct{} // the supervision has ended
 	demand  chan struct{} // somebody wants an on-demand plugin
+	anew    chan struct{} // Restart was called
 	usage   usage
 
 	mu      sync.Mutex
@@ -53,7 +54,7 @@ func newSupervised(h *Host, spec Spec) *Supervised {
 	s := &Supervised{
 		host: h, spec: spec,
 		log:  h.deps.Log.Named("plugin").With("kind", spec.Kind, "plugin", spec.Name),
-		stop: make(chan struct{}), done: make(chan struct{}), demand: make(chan struct{}, 1),
+		stop: make(chan struct{}), done: make(chan struct{}), demand: make(chan struct{}, 1), anew: make(chan struct{}, 1),
 		changed: make(chan struct{}), grace: context.Background(),
 	}
 	s.state = State{Kind: spec.Kind, Name: spec.Name, Phase: Absent, Since: time.Now()}
@@ -67,7 +68,7 @@ func (s *Supervised) String() string {
 	return program.Program{Kind: s.spec.Kind, Name: s.spec.Name}.String()
 }
 
-// Start sets the supervision going.
+// Start sets the supervision going. A plugin is supervised once at a time.
 func (s *Supervised) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("start %s: %w", s, err)
@@ -77,9 +78,9 @@ func (s *Supervised) Start(ctx context.Context) error {
 	if !fresh {
 		return fmt.Errorf("start %s: already started or stopped", s)
 	}
-	s.mu.Lock()
-	s.started = true
-	s.mu.Unlock()
+	if err := s.host.claim(s); err != nil {
+		return fmt.Errorf("start %s: %w", s, err)
+	}
 	go s.run() //nolint:contextcheck // ctx bounds the start only
 	return nil
 }
@@ -134,6 +135,16 @@ func (s *Supervised) await(ctx context.Context, ok func(State) bool) error {
 			}
 			return errors.Join(err, context.Cause(ctx))
 		}
+	}
+}
+
+// Restart drains and ends the present process, whatever its lifetime, and starts
+// the program that is pinned now; a plugin that waits for its next start does not
+// wait any longer. It returns at once.
+func (s *Supervised) Restart() {
+	select {
+	case s.anew <- struct{}{}:
+	default: // under way
 	}
 }
 

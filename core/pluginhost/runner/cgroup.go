@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,8 +38,7 @@ func newGroup(name string, limits Limits) group {
 		for _, controller := range []string{"pids", "memory"} {
 			dir := filepath.Join(cgroupMount, controller)
 			path := filepath.Join(dir, name)
-			// Twice: a neighbour's remove may take the parents away in between.
-			if isFS(dir, unix.CGROUP_SUPER_MAGIC) && (os.MkdirAll(path, 0o755) == nil || os.MkdirAll(path, 0o755) == nil) {
+			if isFS(dir, unix.CGROUP_SUPER_MAGIC) && makeGroup(path) == nil {
 				g.dirs = append(g.dirs, path)
 			}
 		}
@@ -51,6 +51,17 @@ func newGroup(name string, limits Limits) group {
 		g.set("memory.limit_in_bytes", limits.Memory) // version 1
 	}
 	return g
+}
+
+// makeGroup tries again when a neighbour's remove took the parents away in
+// between.
+func makeGroup(path string) (err error) {
+	for range 3 {
+		if err = os.MkdirAll(path, 0o755); err == nil {
+			break
+		}
+	}
+	return err
 }
 
 func makeUnified(name string) []string {
@@ -68,16 +79,60 @@ func makeUnified(name string) []string {
 	return []string{dir}
 }
 
-// enter makes the next process start inside the group, where the kernel can do
-// that. The descriptor must stay open until then.
-func (g group) enter(attr *syscall.SysProcAttr) (release func()) {
-	if g.unified && len(g.dirs) > 0 {
-		if dir, err := os.Open(g.dirs[0]); err == nil {
-			attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
-			return func() { _ = dir.Close() }
+// inside calls start so that the process that it makes is in the group from its
+// first instruction: what that starts at once must not escape.
+func (g group) inside(attr *syscall.SysProcAttr, start func() error) error {
+	if len(g.dirs) == 0 {
+		return start()
+	}
+	if g.unified {
+		dir, err := os.Open(g.dirs[0])
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+		return start()
+	}
+	// A child inherits the groups of the thread that forks, so that visits them.
+	runtime.LockOSThread()
+	home, err := threadGroups()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return start()
+	}
+	tid := strconv.Itoa(unix.Gettid())
+	for _, dir := range g.dirs {
+		_ = writeGroup(filepath.Join(dir, "tasks"), tid) // best effort; add tries again
+	}
+	err = start()
+	back := true
+	for _, dir := range g.dirs {
+		controller, _, _ := strings.Cut(strings.TrimPrefix(dir, cgroupMount+"/"), "/")
+		back = writeGroup(filepath.Join(cgroupMount, controller, home[controller], "tasks"), tid) == nil && back
+	}
+	if back {
+		runtime.UnlockOSThread()
+	} // else the thread is of no more use: it ends with its goroutine
+	return err
+}
+
+// threadGroups are the present thread's groups by controller of version 1.
+func threadGroups() (map[string]string, error) {
+	raw, err := os.ReadFile("/proc/thread-self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	groups := map[string]string{}
+	for line := range strings.Lines(string(raw)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 {
+			for controller := range strings.SplitSeq(parts[1], ",") {
+				groups[controller] = parts[2]
+			}
 		}
 	}
-	return func() {}
+	return groups, nil
 }
 
 // add moves a process into the group.

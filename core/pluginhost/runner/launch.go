@@ -231,10 +231,12 @@ func (l *launch) fork(pipes *pipes, g group) (*exec.Cmd, int, error) {
 			Stdin: pipes.stdin, Stdout: pipes.stdout, Stderr: pipes.stderr,
 			SysProcAttr: l.spec.attr(&pidfd),
 		}
+		var err error
 		if enter {
-			defer g.enter(cmd.SysProcAttr)()
+			err = g.inside(cmd.SysProcAttr, cmd.Start)
+		} else {
+			err = cmd.Start()
 		}
-		err := cmd.Start()
 		return cmd, pidfd, err
 	}
 	cmd, pidfd, err := start(true)
@@ -253,9 +255,7 @@ func (l *launch) adopt(cmd *exec.Cmd, pidfd int, g group, pipes *pipes) (*Proces
 		return nil, errors.New("the kernel has no process descriptors")
 	}
 	h := newHandle(pidfd)
-	if !g.unified {
-		g.add(pid)
-	}
+	g.add(pid) // where it could not be made inside
 	record, err := newRecord(l.spec, l.bin, pid)
 	if err == nil {
 		err = errors.Join(l.spec.limit(pid), record.write(l.spec.Record))

@@ -69,6 +69,11 @@ func readLine(r *bufio.Reader) (line []byte, cut int, err error) {
 }
 
 func (p *pump) line(raw []byte, cut int) {
+	defer func() {
+		if r := recover(); r != nil { // a plugin's words must not end the host
+			p.log.Error("a line of the plugin cannot be logged", "panic", r)
+		}
+	}()
 	text := p.redact.replace(string(raw))
 	p.kept.add(text)
 	if !p.pass() {
