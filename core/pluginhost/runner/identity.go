@@ -54,8 +54,8 @@ func (id identity) open() (*handle, error) {
 	if id.PID <= 1 || id.PID == os.Getpid() {
 		return nil, nil
 	}
-	fd, err := unix.PidfdOpen(id.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: a thread's number
 		return nil, nil
 	}
 	if err != nil {
@@ -86,8 +86,9 @@ func exeDigest(pid int) (string, error) {
 // is never another process.
 type handle struct{ file *os.File }
 
-// newHandle takes a descriptor, which it makes non-blocking so that waiting for
-// it holds no thread.
+// newHandle takes a descriptor that nobody else has, also no copy of it: it is
+// made non-blocking, so that waiting for it holds no thread, and that would make
+// os/exec's wait on a copy return too early.
 func newHandle(fd int) *handle {
 	_ = unix.SetNonblock(fd, true) // or waiting holds a thread
 	return &handle{os.NewFile(uintptr(fd), "pidfd")}

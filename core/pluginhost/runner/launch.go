@@ -199,13 +199,13 @@ func (l *launch) exec() (*Process, *exec.Cmd, *pipes, error) {
 	}
 	defer pipes.closeTheirs()
 	g := newGroup(l.spec.Cgroup, l.spec.Limits)
-	cmd, pidfd, err := l.fork(pipes, g)
+	cmd, err := l.fork(pipes, g)
 	if err != nil {
 		pipes.finish()
 		g.remove()
 		return nil, nil, nil, execError(l.spec.Program.Path, l.bin.script, err)
 	}
-	p, err := l.adopt(cmd, pidfd, g, pipes)
+	p, err := l.adopt(cmd, g, pipes)
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -219,40 +219,35 @@ func (l *launch) exec() (*Process, *exec.Cmd, *pipes, error) {
 	return p, cmd, pipes, nil
 }
 
-func (l *launch) fork(pipes *pipes, g group) (*exec.Cmd, int, error) {
-	start := func(enter bool) (*exec.Cmd, int, error) {
-		pidfd := -1
-		cmd := &exec.Cmd{
-			// The third extra descriptor is the verified file; a script's interpreter
+func (l *launch) fork(pipes *pipes, g group) (*exec.Cmd, error) {
+	command := func() *exec.Cmd {
+		return &exec.Cmd{
+			// The first extra descriptor is the verified file; a script's interpreter
 			// opens the same.
 			Path: "/proc/self/fd/3", Args: append([]string{l.spec.Program.Path}, l.spec.Program.Args...),
 			ExtraFiles: []*os.File{l.bin.file},
 			Env:        l.spec.environ(l.dir), Dir: l.spec.StateDir,
 			Stdin: pipes.stdin, Stdout: pipes.stdout, Stderr: pipes.stderr,
-			SysProcAttr: l.spec.attr(&pidfd),
+			SysProcAttr: l.spec.attr(),
 		}
-		var err error
-		if enter {
-			err = g.inside(cmd.SysProcAttr, cmd.Start)
-		} else {
-			err = cmd.Start()
-		}
-		return cmd, pidfd, err
 	}
-	cmd, pidfd, err := start(true)
+	cmd := command()
+	err := g.inside(cmd.SysProcAttr, cmd.Start)
 	if err != nil && g.unified {
 		// The kernel may refuse the group; the plugin runs without.
-		cmd, pidfd, err = start(false)
+		cmd = command()
+		err = cmd.Start()
 	}
-	return cmd, pidfd, err
+	return cmd, err
 }
 
 // adopt makes a Process of a fresh child, with its record on the disk before the
 // plugin is of any use.
-func (l *launch) adopt(cmd *exec.Cmd, pidfd int, g group, pipes *pipes) (*Process, error) {
+func (l *launch) adopt(cmd *exec.Cmd, g group, pipes *pipes) (*Process, error) {
 	pid := cmd.Process.Pid
-	if pidfd < 0 {
-		return nil, errors.New("the kernel has no process descriptors")
+	pidfd, err := unix.PidfdOpen(pid, 0) // not reaped yet: the number is the child's
+	if err != nil {
+		return nil, fmt.Errorf("open pid %d: %w", pid, err)
 	}
 	h := newHandle(pidfd)
 	g.add(pid) // where it could not be made inside

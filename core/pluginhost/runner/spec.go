@@ -88,11 +88,11 @@ func (s Spec) environ(socketDir string) []string {
 }
 
 // attr separates the plugin from the host's terminal and signals.
-func (s Spec) attr(pidfd *int) *syscall.SysProcAttr {
+func (s Spec) attr() *syscall.SysProcAttr {
 	if s.node() {
-		return &syscall.SysProcAttr{Setsid: true, PidFD: pidfd}
+		return &syscall.SysProcAttr{Setsid: true}
 	}
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: pidfd}
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
 // limit sets what is set per process, on one that has just been made.

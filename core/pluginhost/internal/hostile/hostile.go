@@ -256,6 +256,7 @@ func (p *hostile) at(call string) error {
 		hang()
 	case p.is("stop-in-" + call):
 		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+		hang() // it takes a moment to stop
 	case p.is("fail-in-" + call):
 		return status.Error(codes.Internal, "no\x1b[2J luck\n\xff in "+call)
 	}
